@@ -1,0 +1,1 @@
+"""Language models on ONNX Runtime: compile a checkpoint, run the package, serve it."""

@@ -1,0 +1,1 @@
+"""Checkpoint in, package out: read, recognise, quantize, draw, check, save."""

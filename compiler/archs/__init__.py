@@ -1,0 +1,1 @@
+"""Architectures: each file turns a config into a tree of specs."""

@@ -1,0 +1,1 @@
+"""Tokenizers: rebuilt from what a checkpoint says into the files that other programs read."""

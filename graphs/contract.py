@@ -1,0 +1,119 @@
+"""What compiler and runtime agree on: names of graph inputs and outputs, and the manifest. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA = 1  # of the manifest; a runtime reads its own and no other
+
+MANIFEST = "manifest.json"
+PORTABLE_GRAPH = "model.onnx"
+WEIGHTS = "model.onnx.data"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
+
+KVDtype = Literal["float32", "float16"]
+
+# The serving graph packs the new tokens of all slots end to end: T tokens, B slots, S rows per slot, R wanted logits.
+INPUT_IDS = "input_ids"  # int64 (1, T) in the serving graph, (B, S) in the portable one
+PAD_INDEX = "pad_index"  # int64 (B, S): packed index of each slot's chunk position
+UNPAD_INDEX = "unpad_index"  # int64 (1, T): each packed token's place in B * S
+QUERY_SEQLENS = "query_seqlens"  # int32 (B,): new rows of each slot, 0 for an idle one
+SEQLENS_K = "seqlens_k"  # int32 (B,): rows of the slot after the step, minus 1
+TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 scalar: an upper bound of rows of any slot
+LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
+LOGITS = "logits"  # float32 (1, R, vocab) in the serving graph, (B, S, vocab) in the portable one
+
+ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
+POSITION_IDS = "position_ids"  # int64 (B, S), portable graph
+
+
+def past_name(layer: int, part: Literal["key", "value"]) -> str:
+    return f"past_key_values.{layer}.{part}"
+
+
+def present_name(layer: int, part: Literal["key", "value"]) -> str:
+    return f"present.{layer}.{part}"
+
+
+def cache_names(num_layers: int) -> list[tuple[str, str]]:
+    """Past and present names in the order of the graph: key and value of layer 0, of layer 1, ..."""
+    parts: tuple[Literal["key", "value"], ...] = ("key", "value")
+    return [(past_name(i, part), present_name(i, part)) for i in range(num_layers) for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class KVGeometry:
+    """Shape of the cache: each layer keeps (slots, num_heads, capacity, head_size) for keys and for values."""
+
+    num_layers: int
+    num_heads: int
+    head_size: int
+
+    def token_bytes(self, itemsize: int) -> int:
+        return 2 * self.num_layers * self.num_heads * self.head_size * itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """What became of one tensor of the checkpoint."""
+
+    type: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Size in bytes and sha256 of one file of the package."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a package is: read before anything else of it."""
+
+    compiler: str
+    name: str
+    architecture: str
+    vocab_size: int
+    context_length: int
+    rope_rows: int  # rows of the RoPE table: the largest total_sequence_length the serving graph takes
+    kv: KVGeometry
+    engines: Mapping[KVDtype, str]  # serving graph file of each KV cache type
+    accuracy: str  # "int8" or "float32": what activations become inside quantized matmuls
+    row_multiple: int  # T and R are padded to a multiple of this for batch invariance
+    invariant: str  # "yes", or "no, because ..."
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    tensors: Mapping[str, TensorRecord]
+    files: Mapping[str, FileRecord]
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises ValueError when the text is not a manifest of this schema."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if raw["schema"] != SCHEMA:
+                raise ValueError(f"manifest schema {raw['schema']}, this version reads {SCHEMA}: compile the model again")
+            return cls(
+                **raw
+                | {
+                    "kv": KVGeometry(**raw["kv"]),
+                    "eos_token_ids": tuple(raw["eos_token_ids"]),
+                    "tensors": {k: TensorRecord(v["type"], tuple(v["shape"])) for k, v in raw["tensors"].items()},
+                    "files": {k: FileRecord(**v) for k, v in raw["files"].items()},
+                }
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a manifest: {error!r}") from error

@@ -1,0 +1,1 @@
+"""Package in, tokens out: schedule, cache, run, sample, constrain."""
