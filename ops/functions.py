@@ -1,0 +1,25 @@
+"""Our operator domain: the opsets that function bodies are written in, and definitions for a graph."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import onnx_ir as ir
+from onnxscript import OnnxFunction
+from onnxscript.values import Opset
+
+DOMAIN = "mistralrs"
+CONTRIB_DOMAIN = "com.microsoft"
+OPSET = 21  # of the standard operators; newer ones are not accepted by all hosts
+
+own = Opset(DOMAIN, 1)
+contrib = Opset(CONTRIB_DOMAIN, 1)
+
+
+@cache
+def definition(function: OnnxFunction) -> ir.Function:
+    """The function as a graph can carry it. Attributes are integers."""
+    made = ir.serde.deserialize_function(function.to_function_proto())
+    for name in made.attributes:
+        made.attributes[name] = ir.Attr(name, ir.AttributeType.INT, None)
+    return made
