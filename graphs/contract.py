@@ -105,7 +105,9 @@ class Manifest:
         try:
             raw: dict[str, Any] = json.loads(text)
             if raw["schema"] != SCHEMA:
-                raise ValueError(f"manifest schema {raw['schema']}, this version reads {SCHEMA}: compile the model again")
+                raise ValueError(
+                    f"manifest schema {raw['schema']}, this version reads {SCHEMA}: compile the model again"
+                )
             return cls(
                 **raw
                 | {

@@ -53,6 +53,7 @@ class Format(Protocol):
     name: ClassVar[str]
     block_size: ClassVar[int]
     type_size: ClassVar[int]  # bytes of one block in a file
+    bits: ClassVar[int]  # of what it is relaid to
     planes: ClassVar[tuple[PlaneSpec, ...]]
 
     def split(self, raw: Bytes) -> Planes:
@@ -113,6 +114,7 @@ class Q4_0(Format):  # noqa: N801 - the format's name
     name = "Q4_0"
     block_size = 32
     type_size = 18
+    bits = 4
     planes = (PlaneSpec("q", "uint8", 16), PlaneSpec("d", "float16", 1))
 
     def split(self, raw: Bytes) -> Planes:
@@ -124,7 +126,7 @@ class Q4_0(Format):  # noqa: N801 - the format's name
         return (levels * _wide(planes["d"])[..., None]).reshape(len(levels), -1)
 
     def nbits(self, planes: Planes) -> NBits:
-        return NBits(4, 32, planes["q"].astype(np.uint8), _wide(planes["d"]), None)
+        return NBits(self.bits, self.block_size, planes["q"].astype(np.uint8), _wide(planes["d"]), None)
 
     def quantize(self, weights: Float32) -> Bytes:
         blocks = weights.reshape(len(weights), -1, 32)
@@ -140,6 +142,7 @@ class Q4_1(Format):  # noqa: N801
     name = "Q4_1"
     block_size = 32
     type_size = 20
+    bits = 4
     planes = (
         PlaneSpec("q", "uint8", 16),
         PlaneSpec("d", "float16", 1),
@@ -156,7 +159,7 @@ class Q4_1(Format):  # noqa: N801
 
     def nbits(self, planes: Planes) -> NBits:
         scale = _wide(planes["d"])
-        return NBits(4, 32, planes["q"].astype(np.uint8), scale, _wide(planes["m"]) + scale * np.float32(8))
+        return NBits(self.bits, self.block_size, planes["q"].astype(np.uint8), scale, _wide(planes["m"]) + scale * np.float32(8))
 
     def quantize(self, weights: Float32) -> Bytes:
         blocks = weights.reshape(len(weights), -1, 32)
@@ -172,6 +175,7 @@ class Q8_0(Format):  # noqa: N801
     name = "Q8_0"
     block_size = 32
     type_size = 34
+    bits = 8
     planes = (PlaneSpec("q", "uint8", 32), PlaneSpec("d", "float16", 1))
 
     def split(self, raw: Bytes) -> Planes:
@@ -183,7 +187,7 @@ class Q8_0(Format):  # noqa: N801
         return (levels * _wide(planes["d"])[..., None]).reshape(len(levels), -1)
 
     def nbits(self, planes: Planes) -> NBits:
-        return NBits(8, 32, planes["q"].astype(np.uint8), _wide(planes["d"]), None)
+        return NBits(self.bits, self.block_size, planes["q"].astype(np.uint8), _wide(planes["d"]), None)
 
     def quantize(self, weights: Float32) -> Bytes:
         blocks = weights.reshape(len(weights), -1, 32)

@@ -1,0 +1,193 @@
+"""A writer of ONNX graphs: nodes, scopes, constants, and weights by name. Knows operators, not blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
+from onnxscript import OnnxFunction
+
+from mistralrs_onnx.ops.embedding import EMBEDDINGS, DenseEmbedding
+from mistralrs_onnx.ops.formats import FORMATS, Bytes
+from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definitions
+from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, LINEARS, DenseLinear
+
+from .weights import Field, Matrix, Split, Stacked, WeightFile, Weights
+
+IR_VERSION = 10  # with opset 21: the newest that all hosts accept
+DENSE: dict[str, np.dtype[np.generic]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+Attribute = int | float | str | Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a graph is drawn: int8 or float activations, and functions kept or expanded to stock operators."""
+
+    float_activations: bool = False
+    expand: bool = False
+
+    @property
+    def accuracy_level(self) -> int:
+        return FLOAT_ACTIVATIONS if self.float_activations else INT8_ACTIVATIONS
+
+
+class Emit:
+    """Draws one graph. Weights go to the shared file; small constants stay in the graph."""
+
+    def __init__(self, name: str, weights: Weights, file: WeightFile, drawing: Drawing) -> None:
+        opsets = {"": OPSET, CONTRIB_DOMAIN: 1, DOMAIN: 1}
+        self.graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
+        self.drawing = drawing
+        self._weights = weights
+        self._file = file
+        self._functions: dict[ir.OperatorIdentifier, ir.Function] = {}
+        self._scope: list[str] = []
+        self._names: dict[str, int] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[None]:
+        """Names of weights and nodes inside are relative to `name`."""
+        self._scope.append(name)
+        yield
+        self._scope.pop()
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self.graph.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
+        value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
+        self.graph.outputs.append(value)
+
+    def op(self, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
+        return self.ops(kind, 1, *inputs, domain=domain, **attributes)[0]
+
+    def ops(
+        self, kind: str, num_outputs: int, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute
+    ) -> Sequence[ir.Value]:
+        name = self._unique(kind)
+        outputs = [ir.Value(name=name if i == 0 else f"{name}.{i}") for i in range(num_outputs)]
+        node = ir.node(kind, inputs, attributes=dict(attributes), domain=domain, outputs=outputs, name=name)
+        self.graph.append(node)
+        return outputs
+
+    def contrib(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
+        return self.op(kind, *inputs, domain=CONTRIB_DOMAIN, **attributes)
+
+    def call(
+        self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: int
+    ) -> Sequence[ir.Value]:
+        self._functions |= {made.identifier(): made for made in definitions(function)}
+        return self.ops(function.name, num_outputs, *inputs, domain=DOMAIN, **attributes)
+
+    def const(self, value: NDArray[np.generic]) -> ir.Value:
+        """A small constant, each value once in a graph."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._initializer(f"const.{len(self._constants)}", ir.tensor(value))
+        return self._constants[key]
+
+    def ints(self, *values: int) -> ir.Value:
+        return self.const(np.array(values, np.int64))
+
+    def vector(self, name: str) -> ir.Value:
+        """A float32 weight of one axis, such as the gains of a norm."""
+        path = self.path(f"{name}.weight")
+        if path in self.graph.initializers:
+            return self.graph.initializers[path]
+        return self._initializer(path, ir.tensor(self._weights.vector(path)))
+
+    def linear(self, x: ir.Value, *names: str) -> ir.Value:
+        """x · Wᵀ for the matrices of these names, side by side; matrices of one format make one node."""
+        matrices = [self._weights.matrix(self.path(f"{name}.weight")) for name in names]
+        if len({matrix.format for matrix in matrices}) == 1:
+            return self._linear(x, self.path("+".join(names)), Stacked(tuple(matrices)))
+        parts = [self._linear(x, self.path(name), matrix) for name, matrix in zip(names, matrices, strict=True)]
+        return self.op("Concat", *parts, axis=-1)
+
+    def embed(self, ids: ir.Value, name: str) -> ir.Value:
+        """The rows of a matrix, float32 (..., K)."""
+        path = self.path(name)
+        matrix = self._weights.matrix(f"{path}.weight")
+        if matrix.format in DENSE:
+            return self.call(DenseEmbedding, ids, *self._dense(path, matrix))[0]
+        return self.call(EMBEDDINGS[matrix.format], ids, *self._compact(path, matrix))[0]
+
+    def path(self, name: str) -> str:
+        return ".".join([*self._scope, name])
+
+    def finish(self) -> ir.Model:
+        model = ir.Model(
+            self.graph, ir_version=IR_VERSION, producer_name=DOMAIN, functions=list(self._functions.values())
+        )
+        if self.drawing.expand:
+            InlinePass()(model)
+            del self.graph.opset_imports[DOMAIN]
+        return model
+
+    def _linear(self, x: ir.Value, path: str, matrix: Matrix) -> ir.Value:
+        if matrix.format in DENSE:
+            return self.call(DenseLinear, x, *self._dense(path, matrix))[0]
+        rows, columns = matrix.shape
+        shape = {"K": columns, "N": rows, "accuracy_level": self.drawing.accuracy_level}
+        functions = LINEARS[matrix.format]
+        if not self.drawing.expand:
+            return self.call(functions.compact, x, *self._compact(path, matrix), **shape)[0]
+        bits = {"bits": FORMATS[matrix.format].bits, "block_size": FORMATS[matrix.format].block_size}
+        return self.call(functions.widened, x, *self._widened(path, matrix), **shape, **bits)[0]
+
+    def _dense(self, path: str, matrix: Matrix) -> list[ir.Value]:
+        dtype = DENSE[matrix.format]
+        return self._placed(path, matrix, (Field("w", dtype, (matrix.shape[1],)),), lambda raw: {"w": raw.view(dtype)})
+
+    def _compact(self, path: str, matrix: Matrix) -> list[ir.Value]:
+        """The planes of the format, as its functions take them."""
+        meaning = FORMATS[matrix.format]
+        blocks = matrix.shape[1] // meaning.block_size
+        fields = tuple(
+            Field(plane.name, np.dtype(plane.dtype), (blocks, plane.per_block) if plane.per_block > 1 else (blocks,))
+            for plane in meaning.planes
+        )
+        return self._placed(path, matrix, fields, meaning.split)
+
+    def _widened(self, path: str, matrix: Matrix) -> list[ir.Value]:
+        """What the planes fold to, for hosts that fold nothing."""
+        meaning = FORMATS[matrix.format]
+
+        def split(raw: Bytes) -> Mapping[str, NDArray[np.generic]]:
+            made = meaning.nbits(meaning.split(raw))
+            planes: dict[str, NDArray[np.generic]] = {"q": made.q, "scale": made.scale}
+            return planes if made.offset is None else planes | {"offset": made.offset}
+
+        fields = tuple(Field(name, plane.dtype, plane.shape[1:]) for name, plane in split(matrix.rows(0, 1)).items())
+        return self._placed(path, matrix, fields, split)
+
+    def _placed(self, path: str, matrix: Matrix, fields: tuple[Field, ...], split: Split) -> list[ir.Value]:
+        return [self._initializer(t.name, t) for t in self._file.place(path, matrix, fields, split)]
+
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name not in self.graph.initializers:
+            value = ir.Value(
+                name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
+            self.graph.register_initializer(value)
+        return self.graph.initializers[name]
+
+    def _unique(self, kind: str) -> str:
+        path = self.path(kind)
+        count = self._names.get(path, 0)
+        self._names[path] = count + 1
+        return f"{path}_{count}" if count else path
