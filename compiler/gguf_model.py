@@ -49,7 +49,9 @@ def _refuse_unknown_rope(metadata: Mapping[str, Any], prefix: str, config: Confi
     head_size = config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
     rotary = metadata.get(f"{prefix}.rope.dimension_count", head_size)
     if rotary != head_size:
-        raise CompileError(f"{prefix}.rope.dimension_count is {rotary}: partial rotary of heads of {head_size} is not supported yet")
+        raise CompileError(
+            f"{prefix}.rope.dimension_count is {rotary}: partial rotary of heads of {head_size} is not supported yet"
+        )
 
 
 @dataclass(frozen=True, slots=True)

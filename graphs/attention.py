@@ -44,10 +44,10 @@ class Attention:
 class Cache(Protocol):
     """Inputs of a graph, and how its attention reaches keys and values of earlier tokens."""
 
-    ids: ir.Value
+    ids: ir.Value  # (tokens,)
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
-        """(..., (heads + 2 kv_heads) · head) to (..., heads · head)."""
+        """(tokens, (heads + 2 kv_heads) · head) to (tokens, heads · head)."""
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         """The positions whose logits are wanted."""

@@ -77,9 +77,9 @@ class PackedCache:
     def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, rope_rows: int) -> None:
         self._emit = emit
         self._rope_rows = rope_rows
-        self.ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, [1, "tokens"])
+        self.ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, ["tokens"])
         self._pad = emit.input(contract.PAD_INDEX, ir.DataType.INT64, ["slots", "rows"])
-        self._unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, [1, "tokens"])
+        self._unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
         self._query_seqlens = emit.input(contract.QUERY_SEQLENS, ir.DataType.INT32, ["slots"])
         self._seqlens_k = emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["slots"])
         self._total = emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, [])
@@ -88,17 +88,17 @@ class PackedCache:
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
         emit = self._emit
-        rows = emit.op("Gather", emit.op("Squeeze", qkv, emit.ints(0)), self._pad, axis=0)  # (slots, rows, qkv)
+        rows = emit.op("Gather", qkv, self._pad, axis=0)  # (slots, rows, qkv)
         lengths = self._seqlens_k, self._total
         output = self._kv.attend(spec, layer, rows, lengths, self._rope_rows, query_seqlens=self._query_seqlens)
         flat = emit.op("Reshape", output, emit.ints(-1, spec.num_heads * spec.head_size))
-        return emit.op("Gather", flat, self._unpad, axis=0)  # (1, tokens, heads · head)
+        return emit.op("Gather", flat, self._unpad, axis=0)  # (tokens, heads · head)
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
-        return self._emit.op("Gather", hidden, self._logit_index, axis=1)
+        return self._emit.op("Gather", hidden, self._logit_index, axis=0)
 
     def finish(self, logits: ir.Value, vocab_size: int) -> None:
-        self._emit.output(logits, contract.LOGITS, ir.DataType.FLOAT, [1, "logits", vocab_size])
+        self._emit.output(logits, contract.LOGITS, ir.DataType.FLOAT, ["logits", vocab_size])
         self._kv.outputs()
 
 
@@ -109,10 +109,12 @@ class DenseCache:
         self._emit = emit
         self._rope_rows = rope_rows
         batch, rows, total = "batch_size", "sequence_length", "total_sequence_length"
-        self.ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, [batch, rows])
+        ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, [batch, rows])
         mask = emit.input(contract.ATTENTION_MASK, ir.DataType.INT64, [batch, total])
         self._position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
         self._kv = _KeyValues(emit, geometry, "float32", batch, "past_sequence_length", total)
+        self.ids = emit.op("Reshape", ids, emit.ints(-1))
+        self._batch = emit.op("Concat", emit.op("Shape", ids), emit.ints(-1), axis=0)  # (batch, rows, -1)
         with emit.at("attention_mask"):
             held = emit.op("Sub", emit.op("ReduceSum", mask, emit.ints(1), keepdims=0), emit.ints(1))
             length = emit.op("Squeeze", emit.op("Shape", mask, start=1))
@@ -122,11 +124,14 @@ class DenseCache:
             )
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
-        return self._kv.attend(spec, layer, qkv, self._lengths, self._rope_rows, position_ids=self._position_ids)
+        rows = self._emit.op("Reshape", qkv, self._batch)
+        output = self._kv.attend(spec, layer, rows, self._lengths, self._rope_rows, position_ids=self._position_ids)
+        return self._emit.op("Reshape", output, self._emit.ints(-1, spec.num_heads * spec.head_size))
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         return hidden
 
     def finish(self, logits: ir.Value, vocab_size: int) -> None:
-        self._emit.output(logits, contract.LOGITS, ir.DataType.FLOAT, ["batch_size", "sequence_length", vocab_size])
+        batched = self._emit.op("Reshape", logits, self._batch)
+        self._emit.output(batched, contract.LOGITS, ir.DataType.FLOAT, ["batch_size", "sequence_length", vocab_size])
         self._kv.outputs()

@@ -20,14 +20,14 @@ CHAT_TEMPLATE = "chat_template.jinja"
 KVDtype = Literal["float32", "float16"]
 
 # The serving graph packs the new tokens of all slots end to end: T tokens, B slots, S rows per slot, R wanted logits.
-INPUT_IDS = "input_ids"  # int64 (1, T) in the serving graph, (B, S) in the portable one
+INPUT_IDS = "input_ids"  # int64 (T,) in the serving graph, (B, S) in the portable one
 PAD_INDEX = "pad_index"  # int64 (B, S): packed index of each slot's chunk position
-UNPAD_INDEX = "unpad_index"  # int64 (1, T): each packed token's place in B * S
+UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in B * S
 QUERY_SEQLENS = "query_seqlens"  # int32 (B,): new rows of each slot, 0 for an idle one
 SEQLENS_K = "seqlens_k"  # int32 (B,): rows of the slot after the step, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 scalar: an upper bound of rows of any slot
 LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
-LOGITS = "logits"  # float32 (1, R, vocab) in the serving graph, (B, S, vocab) in the portable one
+LOGITS = "logits"  # float32 (R, vocab) in the serving graph, (B, S, vocab) in the portable one
 
 ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
 POSITION_IDS = "position_ids"  # int64 (B, S), portable graph

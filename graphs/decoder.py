@@ -55,7 +55,7 @@ class Decoder:
 
 
 def decoder(emit: Emit, spec: Decoder, cache: Cache) -> ir.Value:
-    """Logits, (..., wanted positions, vocab)."""
+    """Logits, (wanted positions, vocab)."""
     stream = emit.embed(cache.ids, "model.embed_tokens")
     normed = rms_norm(emit, spec.layers[0].norm, stream, "model.layers.0.input_layernorm")
     after = [(layer.norm, f"model.layers.{i}.input_layernorm") for i, layer in enumerate(spec.layers)][1:]

@@ -20,7 +20,7 @@ class RMSNorm:
 
 
 class Residual(NamedTuple):
-    """`stream`: the sum that runs through all layers. `normed`: what the next block reads. Both (..., hidden)."""
+    """`stream`: the sum that runs through all layers. `normed`: what the next block reads. Both (tokens, hidden)."""
 
     normed: ir.Value
     stream: ir.Value

@@ -1,6 +1,6 @@
 """Embeddings over the planes of block formats: the rows of T tokens are gathered, then widened; exact for every format.
 
-ids: int64 (...). y: float32 (..., K). Nothing here can be folded, so the planes may be shared with a tied LM head.
+ids: int64 (T,). y: float32 (T, K). Nothing here can be folded, so the planes may be shared with a tied LM head.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from .functions import own
 
 
 def embedding(ids: NDArray[np.int64], planes: Planes, meaning: Format) -> Float32:
-    rows = {name: plane[ids.reshape(-1)] for name, plane in planes.items()}
-    return meaning.dequantize(rows).reshape(*ids.shape, -1)
+    rows = {name: plane[ids] for name, plane in planes.items()}
+    return meaning.dequantize(rows)
 
 
 @script(own, default_opset=op)
@@ -31,20 +31,20 @@ def Nibbles(q):
 @script(own, default_opset=op)
 def Q4_0Embedding(ids, q, d):
     """d · (q - 8)"""
-    levels = op.Reshape(Nibbles(op.Gather(q, ids, axis=0)), op.Constant(value_ints=[0, 0, 0, -1]))
+    levels = op.Reshape(Nibbles(op.Gather(q, ids, axis=0)), op.Constant(value_ints=[0, 0, -1]))
     scale = op.Unsqueeze(op.Cast(op.Gather(d, ids, axis=0), to=1), op.Constant(value_ints=[-1]))
     rows = op.Mul(op.Sub(levels, op.Constant(value_float=8.0)), scale)
-    return op.Reshape(rows, op.Constant(value_ints=[0, 0, -1]))
+    return op.Reshape(rows, op.Constant(value_ints=[0, -1]))
 
 
 @script(own, default_opset=op)
 def Q4_1Embedding(ids, q, d, m):
     """d · q + m"""
     last = op.Constant(value_ints=[-1])
-    levels = op.Reshape(Nibbles(op.Gather(q, ids, axis=0)), op.Constant(value_ints=[0, 0, 0, -1]))
+    levels = op.Reshape(Nibbles(op.Gather(q, ids, axis=0)), op.Constant(value_ints=[0, 0, -1]))
     scale = op.Unsqueeze(op.Cast(op.Gather(d, ids, axis=0), to=1), last)
     minimum = op.Unsqueeze(op.Cast(op.Gather(m, ids, axis=0), to=1), last)
-    return op.Reshape(op.Add(op.Mul(levels, scale), minimum), op.Constant(value_ints=[0, 0, -1]))
+    return op.Reshape(op.Add(op.Mul(levels, scale), minimum), op.Constant(value_ints=[0, -1]))
 
 
 @script(own, default_opset=op)
@@ -53,7 +53,7 @@ def Q8_0Embedding(ids, q, d):
     levels = op.Cast(op.Gather(q, ids, axis=0), to=1)
     scale = op.Unsqueeze(op.Cast(op.Gather(d, ids, axis=0), to=1), op.Constant(value_ints=[-1]))
     rows = op.Mul(op.Sub(levels, op.Constant(value_float=128.0)), scale)
-    return op.Reshape(rows, op.Constant(value_ints=[0, 0, -1]))
+    return op.Reshape(rows, op.Constant(value_ints=[0, -1]))
 
 
 @script(own, default_opset=op)

@@ -159,7 +159,8 @@ class Q4_1(Format):  # noqa: N801
 
     def nbits(self, planes: Planes) -> NBits:
         scale = _wide(planes["d"])
-        return NBits(self.bits, self.block_size, planes["q"].astype(np.uint8), scale, _wide(planes["m"]) + scale * np.float32(8))
+        offset = _wide(planes["m"]) + scale * np.float32(8)
+        return NBits(self.bits, self.block_size, planes["q"].astype(np.uint8), scale, offset)
 
     def quantize(self, weights: Float32) -> Bytes:
         blocks = weights.reshape(len(weights), -1, 32)

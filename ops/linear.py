@@ -1,7 +1,7 @@
 """Linear layers over the planes of block formats: y = x · Wᵀ.
 
 Each is a function whose first part widens the planes (constants, so it is folded when a session is made) and whose
-second part is stock operators. x: float32 (..., K). y: float32 (..., N).
+second part is stock operators. x: float32 (T, K). y: float32 (T, N).
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def OffsetLinear(x, q, scale, offset, K: int, N: int, bits: int, block_size: int
     y = contrib.MatMulNBits(x, q, scale, K=K, N=N, bits=bits, block_size=block_size, accuracy_level=accuracy_level)
     last = op.Constant(value_ints=[-1])
     block = op.Reshape(op.Constant(value_int=block_size), last)
-    blocks = op.Reshape(x, op.Concat(op.Constant(value_ints=[0, 0, -1]), block, axis=0))
-    sums = op.ReduceSum(blocks, last, keepdims=0)
-    return op.Add(y, op.MatMul(sums, op.Transpose(offset, perm=[1, 0])))
+    blocks = op.Reshape(x, op.Concat(op.Constant(value_ints=[0, -1]), block, axis=0))
+    return op.Gemm(op.ReduceSum(blocks, last, keepdims=0), offset, y, transB=1)
 
 
 @script(own, default_opset=op)

@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 
 def pack(rows: Sequence[Row], *, even_singles: bool, multiple: int = 1) -> Step:
-    """`even_singles`: also repeat the row of steps in which every slot has one. T and R become multiples of `multiple`."""
+    """`even_singles`: repeat the rows of a step of single rows, too. T and R become multiples of `multiple`."""
     counts = np.array([len(row.token_ids) for row in rows])
     slots = np.array([row.slot for row in rows])
     repeats = even_singles or counts.max() > 1
@@ -54,12 +54,12 @@ def pack(rows: Sequence[Row], *, even_singles: bool, multiple: int = 1) -> Step:
     return Step(
         window=slice(first, first + num_slots),
         feeds={
-            contract.INPUT_IDS: _padded(ids, multiple)[None],
+            contract.INPUT_IDS: _padded(ids, multiple),
             contract.PAD_INDEX: pad_index,
-            contract.UNPAD_INDEX: _padded(unpad_index, multiple)[None],
+            contract.UNPAD_INDEX: _padded(unpad_index, multiple),
             contract.QUERY_SEQLENS: query_seqlens,
             contract.SEQLENS_K: seqlens_k,
-            contract.LOGIT_INDEX: _padded(logit_index if len(logit_index) else unpad_index[:0] , multiple),
+            contract.LOGIT_INDEX: _padded(logit_index, multiple),
         },
         num_logits=len(logit_index),
         longest=int(held.max()),

@@ -14,7 +14,7 @@ from mistralrs_onnx.graphs.contract import KVDtype, Manifest
 
 from .core import Logits, Row
 from .kv_pool import KVPool
-from .packing import Step, pack
+from .packing import pack
 
 Determinism = Literal["invariant", "fast"]
 
@@ -82,7 +82,7 @@ class OrtRunner:
             self._bind_input(name, value)
         self._bind_input(contract.TOTAL_SEQUENCE_LENGTH, self._total)
         logits = self._logits[first : first + len(step.feeds[contract.LOGIT_INDEX])]
-        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, (1, *logits.shape), logits.ctypes.data)
+        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         self._session.run_with_iobinding(self._binding)
         return logits[: step.num_logits]
 
