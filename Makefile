@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 FOLDERS := compiler graphs ops runtime server tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo chat test check format bench oracles clean
+# build/ns too: its links follow the files of api/.
+.PHONY: build/ns help demo chat test check format bench oracles clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,9 +35,8 @@ test: $(VENV)/.installed-dev ## run the tests
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -q
 
 # mypy finds packages by folder name: give it the names that they are installed under.
-build/ns: Makefile
-	@rm -rf $@ && mkdir -p $@ && ln -s ../../api $@/mistralrs_onnx_api
-	@mkdir -p $@/mistralrs_onnx && rm $@/mistralrs_onnx_api
+build/ns:
+	@rm -rf $@ && mkdir -p $@/mistralrs_onnx
 	@for f in api/*; do ln -s ../../../$$f $@/mistralrs_onnx/; done
 	@for f in $(FOLDERS); do ln -s ../../../$$f $@/mistralrs_onnx/; done
 

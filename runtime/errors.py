@@ -6,10 +6,12 @@ from __future__ import annotations
 class RequestError(Exception):
     """One request cannot be served; no other is touched.
 
-    `status` is the HTTP status, `code` a stable word for programs, `param` the request field at fault (None: the whole).
+    `status` is the HTTP status, `code` a stable word for programs, `param` the request field at fault (or None).
     """
 
-    def __init__(self, message: str, *, status: int = 400, code: str = "invalid_value", param: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 400, code: str = "invalid_value", param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code

