@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out."""
+"""HTTP in, HTTP out: an OpenAI-compatible API over one engine, on Sanic."""

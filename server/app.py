@@ -1,0 +1,155 @@
+"""The routes, and the Sanic application that has them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import orjson
+from sanic import HTTPResponse, Request, Sanic
+from sanic.config import Config
+from sanic.exceptions import PayloadTooLarge, SanicException
+from sanic.http import Http
+from sanic.response import BaseHTTPResponse
+
+from mistralrs_onnx.runtime.errors import RequestError
+
+from .answers import answer
+from .chat import chat_job
+from .completions import completion_job
+from .errors import Errors
+from .gate import Gate
+from .jobs import JSON, Job
+from .model import Model
+from .schemas import Body, ChatRequest, CompletionRequest, Reader
+from .streams import Bridge
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+App = Sanic[Config, SimpleNamespace]
+LINGER_BYTES, LINGER_SECONDS = 64 << 20, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of a request body, seconds of silence before a stream says that it is alive."""
+
+    max_body: int = 8 << 20
+    keep_alive: float = 10.0
+
+
+class Service:
+    """What the routes do. Reading, templates and tokenizing run on `pool`, the rest on the event loop."""
+
+    def __init__(self, gate: Gate, bridge: Bridge, pool: Executor, limits: Limits) -> None:
+        self.gate = gate
+        self.limits = limits
+        self._bridge = bridge
+        self._pool = pool
+        self._reader = Reader()
+        self._created = int(time.time())
+
+    async def chat(self, request: Request) -> HTTPResponse | None:
+        return await self._answer(request, ChatRequest, chat_job)
+
+    async def completions(self, request: Request) -> HTTPResponse | None:
+        return await self._answer(request, CompletionRequest, completion_job)
+
+    async def _answer(
+        self, request: Request, schema: type[Body], make_job: Callable[[Body, Model], Job]
+    ) -> HTTPResponse | None:
+        check_content_type(request)
+        with self.gate.enter() as model:
+
+            def prepare() -> Job:
+                return make_job(self._reader.read(schema, request.body), model)
+
+            job = await asyncio.get_running_loop().run_in_executor(self._pool, prepare)
+            return await answer(request, job, model, self._bridge, self.limits.keep_alive)
+
+    async def models(self, _: Request) -> HTTPResponse:
+        return json_response({"object": "list", "data": [self._card(self.gate.model())]})
+
+    async def model(self, _: Request, name: str) -> HTTPResponse:
+        model = self.gate.model()
+        if name not in (model.name, "default"):
+            message = f"The model {name!r:.128} does not exist: this server has {model.name!r}."
+            raise RequestError(message, status=404, code="model_not_found", param="model")
+        return json_response(self._card(model))
+
+    def _card(self, model: Model) -> JSON:
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "local",
+            "max_model_len": model.context_length,
+        }
+
+    async def health(self, _: Request) -> HTTPResponse:
+        return json_response({"status": "ok"})
+
+    async def ready(self, _: Request) -> HTTPResponse:
+        self.gate.model()
+        return json_response({"status": "ready"})
+
+
+def json_response(body: JSON) -> HTTPResponse:
+    return HTTPResponse(orjson.dumps(body), content_type="application/json")
+
+
+def check_content_type(request: Request) -> None:
+    """Anything but JSON is refused: a page elsewhere can make a browser post text here, but not JSON."""
+    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if kind != "application/json":
+        message = f"The body must have content-type application/json, got {kind!r:.64}."
+        raise RequestError(message, status=415, code="unsupported_media_type")
+
+
+def create_app(name: str, service: Service) -> App:
+    """An application that is not serving yet; Sanic keeps a process-wide register, so `name` must be unique."""
+    app = Sanic(name, config=Config(env_prefix=None), error_handler=Errors(), configure_logging=False)
+    _configure(app, service.limits)
+    app.add_route(service.chat, "/v1/chat/completions", methods=["POST"], name="chat")
+    app.add_route(service.completions, "/v1/completions", methods=["POST"], name="completions")
+    app.add_route(service.models, "/v1/models", methods=["GET"], name="models")
+    app.add_route(service.model, "/v1/models/<name:path>", methods=["GET"], name="model")
+    app.add_route(service.health, "/health", methods=["GET"], name="health")
+    app.add_route(service.ready, "/ready", methods=["GET"], name="ready")
+    app.register_middleware(echo_request_id, "response")
+    app.exception(PayloadTooLarge)(refuse_large)
+    return app
+
+
+def _configure(app: App, limits: Limits) -> None:
+    app.config.MOTD = False
+    app.config.AUTO_EXTEND = False
+    app.config.TOUCHUP = False  # it rewrites Sanic's classes, once in a process: a second server would not start
+    app.config.RESPONSE_TIMEOUT = 3600
+    app.config.REQUEST_MAX_SIZE = limits.max_body
+    # Reading pauses at this size and hides that a client left; above any body it never does.
+    app.config.REQUEST_BUFFER_SIZE = limits.max_body + (64 << 10)
+
+
+async def echo_request_id(request: Request, response: BaseHTTPResponse) -> None:
+    given = request.headers.get("x-request-id", "")
+    response.headers["x-request-id"] = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+async def refuse_large(request: Request, exception: PayloadTooLarge) -> HTTPResponse:
+    """Reads on for a moment: a client that is cut off while it sends never sees the answer."""
+    stream = request.stream
+    if isinstance(stream, Http) and stream.request_body:
+        stream.request_max_size = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                async for _ in stream:
+                    pass
+        except (TimeoutError, SanicException):
+            pass
+    return Errors().default(request, exception)

@@ -1,0 +1,73 @@
+"""What one HTTP request asks the engine for, and the shape of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+from .model import Model
+from .schemas import Completion
+
+MAX_CHOICES = 64  # of one request: prompts times n
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How an endpoint spells answers: `choice(index, text, finish_reason)` whole, the others in a stream."""
+
+    id_prefix: str
+    object: str
+    chunk_object: str
+    choice: Callable[[int, str, str], JSON]
+    delta: Callable[[int, str], JSON]
+    opening: Callable[[int], JSON] | None  # what a choice's stream begins with
+    ending: Callable[[int, str], JSON]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Tokens to continue, and text that the answer repeats before it."""
+
+    token_ids: list[int]
+    echo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`n` answers to each prompt. Choice i answers prompt i // n."""
+
+    shape: Shape
+    prompts: tuple[Prompt, ...]
+    params: SamplingParams
+    n: int
+    stream: bool
+    include_usage: bool
+
+    def __post_init__(self) -> None:
+        if self.num_choices > MAX_CHOICES:
+            message = f"at most {MAX_CHOICES} choices in one request, got {len(self.prompts)} prompts with n = {self.n}"
+            raise RequestError(message, param="n")
+
+    @property
+    def num_choices(self) -> int:
+        return len(self.prompts) * self.n
+
+    def choices(self) -> Iterator[tuple[Prompt, SamplingParams]]:
+        """With a seed, each of the n answers gets its own, so that they differ and can be had again."""
+        for prompt in self.prompts:
+            for i in range(self.n):
+                seed = self.params.seed
+                yield prompt, self.params if seed is None else replace(self.params, seed=seed + i)
+
+
+def check_model(body: Completion, model: Model) -> None:
+    """Raises RequestError 404 unless the request names this model, "default" or none."""
+    if body.model not in (None, "", "default", model.name):
+        message = f"The model {body.model!r:.128} does not exist: this server has {model.name!r}."
+        raise RequestError(message, status=404, code="model_not_found", param="model")

@@ -1,0 +1,237 @@
+"""The bodies of requests: which fields there are, what they may hold, and what is refused for want of support."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+
+from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+# Accepted without effect, as OpenAI's clients send them and the answer does not depend on them.
+IGNORED = frozenset(
+    ["user", "metadata", "store", "service_tier", "parallel_tool_calls", "prompt_cache_key", "safety_identifier"]
+)
+# What we do not do yet, each with the values that ask for nothing (null always does).
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
+    "adapters": ([],),
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "grammar": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "prediction": (),
+    "prompt_logprobs": (False,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "truncate_prompt_tokens": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+MAX_WARNED = 1000  # keys; a client that invents them must not fill memory or the log
+
+
+def join_parts(content: Any) -> Any:
+    """A message's list of text parts as one string."""
+    if not isinstance(content, list):
+        return content
+    if len(content) > 256:
+        raise ValueError(f"at most 256 content parts, got {len(content)}")
+    return "".join(_part_text(part) for part in content)
+
+
+def _part_text(part: Any) -> str:
+    match part:
+        case {"type": "text", "text": str(text)}:
+            return text
+        case {"type": str(kind)} if kind != "text":
+            raise ValueError(f"this model reads only parts of type 'text', got {kind[:32]!r}")
+    raise ValueError("each content part must look like {'type': 'text', 'text': '...'}")
+
+
+def as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def as_prompts(value: Any) -> list[str | list[int]]:
+    """The four forms of a prompt (text, texts, token ids, lists of token ids) as a list of prompts."""
+    if isinstance(value, str) or (isinstance(value, list) and value and not isinstance(value[0], str | list)):
+        value = [value]
+    if not isinstance(value, list) or not value or not all(_is_prompt(prompt) for prompt in value):
+        raise ValueError("a prompt is a string, a list of token ids, or a list of either, and not empty")
+    if len(value) > 64:
+        raise ValueError(f"at most 64 prompts, got {len(value)}")
+    return value
+
+
+def _is_prompt(prompt: Any) -> bool:
+    if isinstance(prompt, str):
+        return True
+    return isinstance(prompt, list) and bool(prompt) and all(type(i) is int and 0 <= i < 2**31 for i in prompt)
+
+
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+StopTexts = Annotated[list[StopText], Field(max_length=16)]
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    role: str = Field(min_length=1, max_length=64)
+    content: Annotated[str | None, BeforeValidator(join_parts)] = None
+    tool_calls: None = None
+    function_call: None = None
+
+    def for_template(self) -> dict[str, Any]:
+        # Templates know OpenAI's newer name for the system's role only rarely.
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content or ""}
+
+
+class StreamOptions(BaseModel):
+    """How a stream ends."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+
+
+class Completion(BaseModel):
+    """What both endpoints take; None stands for the default everywhere."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(None, ge=1, le=16)
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: Annotated[StopTexts | None, BeforeValidator(as_list)] = None
+    stop_token_ids: list[int] | None = Field(None, max_length=256)
+    ignore_eos: bool | None = None
+
+    def sampling_params(self, max_tokens: int | None) -> SamplingParams:
+        """Raises RequestError for a value that is out of range."""
+        asked: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "seed": self.seed,
+            "ignore_eos": self.ignore_eos,
+            "stop": None if self.stop is None else tuple(self.stop),
+            "stop_token_ids": None if self.stop_token_ids is None else frozenset(self.stop_token_ids),
+        }
+        return SamplingParams(max_tokens=max_tokens, **{k: v for k, v in asked.items() if v is not None})
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(Completion):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=2048)
+    max_completion_tokens: int | None = None
+
+
+class CompletionRequest(Completion):
+    """POST /v1/completions."""
+
+    prompt: Annotated[list[str | list[int]], PlainValidator(as_prompts)]
+    echo: bool | None = None
+    best_of: int | None = None
+
+
+Body = TypeVar("Body", bound=Completion)
+
+
+class Reader:
+    """Reads bodies, and warns once of each field that nobody here knows."""
+
+    def __init__(self) -> None:
+        self._warned: set[str] = set()
+
+    def read(self, schema: type[Body], raw: bytes) -> Body:
+        """Raises RequestError 400 with `param` naming the field at fault."""
+        try:
+            parsed = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+        if not isinstance(parsed, dict):
+            raise RequestError(f"The body must be a JSON object, got {type(parsed).__name__}.", code="invalid_type")
+        try:
+            body = schema.model_validate(parsed)
+        except ValidationError as error:
+            raise _validation_error(error) from None
+        self._check_extras(body.model_extra or {})
+        return body
+
+    def _check_extras(self, extras: Mapping[str, Any]) -> None:
+        for key, value in extras.items():
+            if key in UNSUPPORTED:
+                if value is not None and not _is_neutral(value, UNSUPPORTED[key]):
+                    raise unsupported(key)
+            elif key not in IGNORED and key not in self._warned and len(self._warned) < MAX_WARNED:
+                self._warned.add(key)
+                logger.warning("ignoring the unknown request field %.64r", key)
+
+
+def unsupported(param: str) -> RequestError:
+    message = f"{param} is not supported by this server: leave it out."
+    return RequestError(message, code="unsupported_parameter", param=param)
+
+
+def _is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
+    return any(type(value) is type(other) and value == other for other in neutral)
+
+
+def _validation_error(error: ValidationError) -> RequestError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    param = ".".join(str(part) for part in first["loc"]) or None
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    text = first["msg"].removeprefix("Value error, ")
+    code = "missing_field" if first["type"] == "missing" else "invalid_value"
+    return RequestError(f"{param}: {text}{_got(first['input'])}{more}", code=code, param=param)
+
+
+def _got(value: Any) -> str:
+    if isinstance(value, str | int | float | bool):
+        return f", got {value!r:.64}"
+    return ""

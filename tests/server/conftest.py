@@ -1,0 +1,197 @@
+"""A server on a free port, with a model that repeats what it is told, a character for each token."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from mistralrs_onnx.runtime.engine import Output, Sink, Usage
+from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.server.lifecycle import Server, ServerOptions
+
+GUARD = 20.0  # seconds until a test that hangs gives up
+
+
+@dataclass(eq=False)
+class Parroting:
+    text: str
+    prompt_tokens: int
+    params: SamplingParams
+    sink: Sink
+    width: int  # characters of a token
+    num_output: int = 0
+
+    def step(self) -> bool:
+        """Whether this was the last token."""
+        self.num_output += 1
+        letter = self.text[(self.num_output - 1) % len(self.text)]
+        enough = self.num_output == (self.params.max_tokens or len(self.text))
+        usage = Usage(self.prompt_tokens, self.prompt_tokens // 2, self.num_output)
+        reason = ("length" if self.params.max_tokens else "stop") if enough else None
+        error = RequestError("no such thing", param="messages") if letter == "\N{BOMB}" else None
+        self.sink(Output(letter * self.width, (ord(letter),), "error" if error else reason, None, error, usage))
+        return enough or error is not None
+
+
+@dataclass
+class Parrot:
+    """The engine: steps every `pause` seconds while `go` is set."""
+
+    max_requests: int = 1000
+    pause: float = 0.001
+    width: int = 1
+    go: threading.Event = field(default_factory=threading.Event)
+    running: list[Parroting] = field(default_factory=list)
+    num_submitted: int = 0
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.go.set()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: Sequence[str] = ()
+    ) -> Parroting:
+        with self._lock:
+            if len(self.running) >= self.max_requests:
+                raise RequestError("The queue is full: try again.", status=429, code="queue_full")
+            text = bytes(prompt_ids).decode()
+            self.running.append(Parroting(text, len(prompt_ids), params, sink, self.width))
+            self.num_submitted += 1
+            return self.running[-1]
+
+    def cancel(self, request: Parroting) -> None:
+        with self._lock:
+            if request in self.running:
+                self.running.remove(request)
+
+    def _run(self) -> None:
+        while not self.closed:
+            self.go.wait(self.pause)
+            threading.Event().wait(self.pause)
+            if self.go.is_set():
+                with self._lock:
+                    self.running = [request for request in self.running if not request.step()]
+
+    def close(self) -> None:
+        self.closed = True
+        self._thread.join()
+        for request in self.running:
+            request.sink(Output("", (), "cancelled", None, None, Usage(0, 0, 0)))
+        self.running.clear()
+
+
+class Bytes:
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return bytes(ids).decode()
+
+
+@dataclass
+class ParrotModel:
+    engine: Parrot = field(default_factory=Parrot)
+    name: str = "parrot"
+    tokenizer: Bytes = field(default_factory=Bytes)
+    context_length: int = 8192
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+        return self.encode(messages[-1]["content"])
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def close(self, drain: float = 0.0) -> None:
+        self.engine.close()
+
+
+@dataclass
+class Running:
+    server: Server
+    model: ParrotModel
+    thread: threading.Thread
+    errors: list[BaseException]
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    @property
+    def engine(self) -> Parrot:
+        return self.model.engine
+
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=GUARD)
+
+    def num_tasks(self) -> int:
+        """Of the event loop, its own one included."""
+        gc.collect()
+        return len(asyncio.all_tasks(self.server._loop))
+
+
+Serve = Callable[..., Running]
+
+
+@contextmanager
+def serving(model: ParrotModel, options: ServerOptions) -> Iterator[Running]:
+    ready = threading.Event()
+    errors: list[BaseException] = []
+    server = Server(lambda: model, options, lambda _: ready.set())
+
+    def run() -> None:
+        try:
+            server.run()
+        except BaseException as error:
+            errors.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert ready.wait(GUARD)
+    running = Running(server, model, thread, errors)
+    try:
+        yield running
+    finally:
+        model.engine.go.set()
+        if thread.is_alive():
+            server.stop()
+        thread.join(GUARD)
+        assert not thread.is_alive()
+        assert not errors
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with ExitStack() as stack:
+
+        def start(model: ParrotModel | None = None, **options: Any) -> Running:
+            model = model or ParrotModel()
+            return stack.enter_context(serving(model, ServerOptions(port=0, **options)))
+
+        yield start
+
+
+@pytest.fixture
+def parrot() -> type[Parrot]:
+    return Parrot
+
+
+@pytest.fixture
+def parrot_model() -> type[ParrotModel]:
+    return ParrotModel
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    """One server for the tests that leave it as it was."""
+    with serving(ParrotModel(), ServerOptions(port=0, drain_timeout=1.0)) as it:
+        yield it
