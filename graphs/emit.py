@@ -88,7 +88,7 @@ class Emit:
         return self.op(kind, *inputs, domain=CONTRIB_DOMAIN, **attributes)
 
     def call(
-        self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: int
+        self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: float
     ) -> Sequence[ir.Value]:
         self._functions |= {made.identifier(): made for made in definitions(function)}
         return self.ops(function.name, num_outputs, *inputs, domain=DOMAIN, **attributes)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from mistralrs_onnx.ops import norm
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN
 
 from .emit import Emit
@@ -27,7 +28,7 @@ class Residual(NamedTuple):
 
 
 def rms_norm(emit: Emit, spec: RMSNorm, x: ir.Value, name: str) -> ir.Value:
-    return emit.op("SimplifiedLayerNormalization", x, emit.vector(name), axis=-1, epsilon=spec.epsilon, stash_type=1)
+    return emit.call(norm.RMSNorm, x, emit.vector(name), epsilon=spec.epsilon)[0]
 
 
 def add_norm(emit: Emit, spec: RMSNorm, stream: ir.Value, delta: ir.Value, name: str) -> Residual:

@@ -18,13 +18,10 @@ contrib = Opset(CONTRIB_DOMAIN, 1)
 
 @cache
 def definitions(function: OnnxFunction) -> tuple[ir.Function, ...]:
-    """The function and those that it calls, as a graph carries them. Attributes are integers."""
+    """The function and those that it calls, as a graph carries them."""
     called = function.function_ir.get_called_functions().values()
     return tuple(_definition(each) for each in (function, *called))
 
 
 def _definition(function: OnnxFunction) -> ir.Function:
-    made = ir.serde.deserialize_function(function.to_function_proto())
-    for name in made.attributes:
-        made.attributes[name] = ir.Attr(name, ir.AttributeType.INT, None)
-    return made
+    return ir.serde.deserialize_function(function.to_function_proto())

@@ -15,12 +15,13 @@ from mistralrs_onnx.ops.embedding import EMBEDDINGS, DenseEmbedding, embedding
 from mistralrs_onnx.ops.formats import FORMATS, Planes
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definitions
 from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, LINEARS, DenseLinear, linear
+from mistralrs_onnx.ops.norm import RMSNorm, rms_norm
 from mistralrs_onnx.ops.rope import RotaryTables, inverse_frequencies, rotary_tables
 
 Arrays = list[NDArray[np.generic]]
 
 
-def one_call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int = 1, **attributes: int) -> bytes:
+def one_call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int = 1, **attributes: float) -> bytes:
     """A model of one call; `feeds` are its inputs, `constants` its initializers."""
     values = [
         ir.Value(name=f"x{i}", shape=ir.Shape(a.shape), type=ir.TensorType(ir.DataType.from_numpy(a.dtype)))
@@ -37,7 +38,7 @@ def one_call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: 
     return ir.to_proto(ir.Model(graph, ir_version=10, functions=list(definitions(function)))).SerializeToString()
 
 
-def call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int = 1, **attributes: int) -> Arrays:
+def call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int = 1, **attributes: float) -> Arrays:
     model = one_call(function, feeds, constants, outputs, **attributes)
     made = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     results: Arrays = made.run(None, {f"x{i}": feed for i, feed in enumerate(feeds)})
@@ -104,3 +105,9 @@ def test_rotary_tables_keep_their_precision_far_out() -> None:
     expected = rotary_tables(frequencies, 20000)
     np.testing.assert_allclose(cos, expected.cos, atol=1e-7)
     np.testing.assert_allclose(sin, expected.sin, atol=1e-7)
+
+
+def test_the_norm() -> None:
+    x, gain = inputs(5, 128), inputs(1, 128)[0]
+    [y] = call(RMSNorm, [x], [gain], epsilon=1e-5)
+    np.testing.assert_allclose(y, rms_norm(x, gain, 1e-5), rtol=1e-5)
