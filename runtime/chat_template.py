@@ -22,12 +22,21 @@ Clock = Callable[[], datetime]
 class ChatTemplate:
     """Renders as `apply_chat_template` of transformers does, within limits that no real template reaches.
 
-    `special_tokens` are the texts that templates know as bos_token, eos_token, ... Raises PackageError for a template
-    that cannot be compiled.
+    Templates see only the tokens that are not None. Raises PackageError for a template that cannot be compiled.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str | None], clock: Clock = datetime.now) -> None:
-        self._tokens = {name: text for name, text in special_tokens.items() if text is not None}
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        unk_token: str | None = None,
+        pad_token: str | None = None,
+        clock: Clock = datetime.now,
+    ) -> None:
+        tokens = {"bos_token": bos_token, "eos_token": eos_token, "unk_token": unk_token, "pad_token": pad_token}
+        self._tokens = {name: text for name, text in tokens.items() if text is not None}
         sandbox = Sandbox({"raise_exception": _raise_exception, "strftime_now": _strftime_now(clock)})
         try:
             self._template = sandbox.load(source)

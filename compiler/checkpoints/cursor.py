@@ -7,7 +7,7 @@ import struct
 
 from mistralrs_onnx.compiler.errors import CompileError
 
-MAX_HEADER = 64 << 20  # bytes before the tensor data; 250,000 tokens with merges take 15 MB
+MAX_HEADER = 32 << 20  # bytes before the tensor data; 260,000 tokens with merges take 20 MB
 MAX_ITEMS = 1 << 20  # strings and arrays inside arrays: what costs a Python object each
 MAX_NAME = 1 << 16  # bytes of a key or tensor name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +28,7 @@ def bpe_json(vocabulary: Vocabulary, merges: Sequence[str], profile: Profile, af
         "padding": None,
         "added_tokens": [_added_token(token) for token in vocabulary.added],
         "normalizer": {"type": "NFC"} if profile.nfc else None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [*map(_split, profile.splits), _byte_level(decodes=False)],
-        },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers(vocabulary, profile)},
         "post_processor": _template(vocabulary, affixes),
         "decoder": _byte_level(decodes=True),
         "model": {
@@ -60,6 +58,18 @@ def check_merges(vocabulary: Vocabulary, merges: Sequence[str]) -> None:
 def _added_token(token: AddedToken) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": token.id, "content": token.text, **flags, "special": token.special}
+
+
+def _pre_tokenizers(vocabulary: Vocabulary, profile: Profile) -> list[dict[str, Any]]:
+    """Cuts, then bytes to letters. A character without token is dropped, and must not let its neighbours merge."""
+    lost = "".join(re.escape(chr(byte)) for byte in range(128) if _letter(byte) not in vocabulary.ids)
+    regexes = [*profile.splits, f"[{lost}]"] if lost else profile.splits
+    return [*map(_split, regexes), _byte_level(decodes=False)]
+
+
+def _letter(byte: int) -> str:
+    """How byte-level vocabularies write an ASCII byte: itself, or from U+0100 where it does not show."""
+    return chr(byte) if 33 <= byte <= 126 else chr(256 + min(byte, 33))
 
 
 def _split(regex: str) -> dict[str, Any]:
