@@ -1,0 +1,101 @@
+"""Text of one request, token by token: never half a character, never part of a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+UNKNOWN = "\ufffd"  # what bytes that are no character (yet) decode to
+MAX_UNKNOWN = 3  # at the end of a text: the bytes of a character of four, without its last
+WINDOW = 32  # tokens decoded together at most
+CONTEXT = 12  # of which stay: more than the bytes of MAX_UNKNOWN unfinished characters
+
+
+class Vocabulary:
+    """A tokenizer's way from tokens to text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.special_ids = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
+
+class Detokenizer:
+    """Pieces whose concatenation is the text of all tokens decoded at once (of a byte-level tokenizer, exactly).
+
+    It decodes a window of the last tokens, of whose text the first `_num_done` characters are out.
+    A character may need several tokens: what ends in UNKNOWN waits, but no longer than one character can.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._token_ids: list[int] = []
+        self._text = ""
+        self._num_done = 0
+
+    def push(self, token_id: int) -> str:
+        if token_id in self._vocabulary.special_ids:
+            return ""
+        self._token_ids.append(token_id)
+        self._text = text = self._vocabulary.decode(self._token_ids)
+        held = min(MAX_UNKNOWN, len(text) - len(text.rstrip(UNKNOWN)))
+        start, end = self._num_done, max(self._num_done, len(text) - held)
+        self._num_done = end
+        if len(self._token_ids) > WINDOW:
+            self._shorten(len(text) - end)
+        return text[start:end]
+
+    def flush(self) -> str:
+        """What waited for bytes that never came."""
+        start, self._num_done = self._num_done, len(self._text)
+        return self._text[start:]
+
+    def _shorten(self, num_held: int) -> None:
+        del self._token_ids[:-CONTEXT]
+        self._text = self._vocabulary.decode(self._token_ids)
+        self._num_done = max(0, len(self._text) - num_held)
+
+
+class Found(NamedTuple):
+    """Text that may go out, and the stop string that ends it."""
+
+    text: str
+    stop: str | None
+
+
+class StopStrings:
+    """Holds back what may be the beginning of a stop string; cuts the text before the first that is whole."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._beginnings = frozenset(stop[:i] for stop in stops for i in range(1, len(stop)))
+        self._longest = max(map(len, stops), default=1)
+        self._held = ""
+
+    def push(self, piece: str) -> Found:
+        if not self._stops or not piece:
+            return Found(piece, None)
+        text = self._held + piece
+        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
+        if places:
+            self._held = ""
+            place, stop = min(places, key=lambda found: found[0])
+            return Found(text[:place], stop)
+        end = self._num_safe(text)
+        self._held = text[end:]
+        return Found(text[:end], None)
+
+    def flush(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _num_safe(self, text: str) -> int:
+        for start in range(max(0, len(text) - self._longest + 1), len(text)):
+            if text[start:] in self._beginnings:
+                return start
+        return len(text)

@@ -1,0 +1,318 @@
+"""Runs requests on a thread of its own: schedule, run, sample, commit; knows no HTTP, no chat and no graph."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from .answers import Answer, Output, Sink
+from .core import FinishReason, Logits, Runner
+from .detokenizer import Vocabulary
+from .errors import RequestError
+from .request import Request, Tokens, Usage
+from .sampler import FAILED, Sampler
+from .sampling import SamplingParams
+from .scheduler import Limits, Scheduled, Scheduler
+
+__all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes, None for no bound."""
+
+    max_seqs: int = 16
+    max_model_len: int | None = None
+    prefill_chunk: int = 512
+    max_queue: int = 512  # requests that wait beside those that run
+    kv_mem: int | None = None
+    prefix_cache: bool = True
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Now, and counted since the start."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_bytes: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    run_seconds: float = 0.0  # inside Runner.run
+    other_seconds: float = 0.0  # the rest of the steps
+
+
+class Engine:
+    """Any thread may submit and cancel; everything else happens on the engine's thread. No call waits for it."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        context_length: int,
+        options: EngineOptions,
+    ) -> None:
+        """Raises ValueError for options that contradict the model or each other."""
+        limits = _limits(runner, context_length, options)
+        self._max_model_len = limits.max_model_len
+        self._max_live = options.max_seqs + options.max_queue
+        self._runner = runner
+        self._vocabulary = Vocabulary(tokenizer)
+        self._eos_token_ids = eos_token_ids
+        self._scheduler = Scheduler(runner, limits)
+        self._sampler = Sampler()
+        self._counts = EngineStats()
+        # Guarded by the condition: what other threads put in.
+        self._wake = threading.Condition()
+        self._live: dict[int, Answer] = {}
+        self._arrived: list[Request] = []
+        self._cancelled: list[Request] = []
+        self._next_id = 0
+        self._deadline: float | None = None  # closing: when what still runs is ended
+        self._has_failed = False
+        self._thread = threading.Thread(target=self._run, name="mistralrs-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self, drain: float = 0.0) -> None:
+        """Refuses new requests, waits up to `drain` seconds for the others, then cancels them."""
+        deadline = time.monotonic() + drain
+        with self._wake:
+            self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        else:
+            self._take_in()
+            self._end_all()
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        sink: Sink,
+        cache_scope: tuple[str, ...] = (),
+    ) -> Request:
+        """`sink` gets outputs until one has a finish reason. Raises RequestError 400, 429 or 503."""
+        prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
+        max_len = self._checked_length(len(prompt), params.max_tokens)
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        with self._wake:
+            self._check_accepts()
+            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope)
+            request.submitted_at = time.perf_counter()
+            self._next_id += 1
+            self._live[request.id] = Answer(request, sink, self._vocabulary, self._eos_token_ids)
+            self._arrived.append(request)
+            self._wake.notify()
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Frees what the request holds after the step that runs now; one that has finished is left alone."""
+        with self._wake:
+            if request.id in self._live:
+                self._cancelled.append(request)
+                self._wake.notify()
+
+    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]:
+        """Outputs as they come, for programs without asyncio; closing the iterator cancels. Raises RequestError."""
+        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        request = self.submit(prompt_ids, params, outputs.put)
+        try:
+            while True:
+                output = outputs.get()
+                if output.error is not None:
+                    raise output.error
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self.cancel(request)
+
+    def stats(self) -> EngineStats:
+        """A snapshot; counts of a step in progress may be missing."""
+        counts, scheduler = self._counts, self._scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting) + len(self._arrived),
+            kv_bytes=scheduler.cache.num_bytes,
+            prompt_tokens=counts.prompt_tokens,
+            generation_tokens=counts.generation_tokens,
+            prefix_query_tokens=scheduler.cache.stats.query_tokens,
+            prefix_hit_tokens=scheduler.cache.stats.hit_tokens,
+            preemptions=scheduler.num_preemptions,
+            steps=counts.steps,
+            run_seconds=counts.run_seconds,
+            other_seconds=counts.other_seconds,
+        )
+
+    def _checked_length(self, num_prompt: int, max_tokens: int | None) -> int:
+        """Where prompt and output together end."""
+        room = self._max_model_len - num_prompt
+        if room < (max_tokens or 1):
+            message = (
+                f"the context holds {self._max_model_len} tokens, the prompt has {num_prompt} and "
+                f"{max_tokens or 'at least 1'} more are asked for: shorten the prompt or lower max_tokens"
+            )
+            raise RequestError(message, code="context_length_exceeded", param="max_tokens" if room > 0 else None)
+        return num_prompt + (room if max_tokens is None else max_tokens)
+
+    def _check_accepts(self) -> None:
+        if self._has_failed:
+            raise RequestError("the engine has failed: restart the server", status=503, code="engine_failed")
+        if self._deadline is not None:
+            raise RequestError("the server is shutting down: try another", status=503, code="draining")
+        if len(self._live) >= self._max_live:
+            message = f"{len(self._live)} requests are running or waiting, which is all this server takes: try later"
+            raise RequestError(message, status=429, code="queue_full")
+
+    def _run(self) -> None:
+        try:
+            while self._receive():
+                if self._scheduler.has_work:
+                    self._step()
+            self._end_all()
+        except Exception:
+            logger.exception("the engine failed: it refuses requests from now on")
+            self._fail()
+
+    def _receive(self) -> bool:
+        """Waits until there is something to do; False when it is time to end."""
+        if not self._scheduler.has_work:
+            self._scheduler.check_integrity()
+        with self._wake:
+            while not (self._arrived or self._scheduler.has_work or self._deadline is not None):
+                self._wake.wait()
+        self._take_in()
+        return self._deadline is None or (bool(self._live) and time.monotonic() < self._deadline)
+
+    def _take_in(self) -> None:
+        with self._wake:
+            arrived, self._arrived = self._arrived, []
+            cancelled, self._cancelled = self._cancelled, []
+        for request in arrived:
+            self._scheduler.add(request)
+        for request in cancelled:
+            self._end(request, "cancelled")
+
+    def _step(self) -> None:
+        begun, before = time.perf_counter(), self._counts.run_seconds
+        scheduled = self._scheduler.schedule()
+        logits = self._execute(scheduled)
+        if logits is not None:
+            drawn = [item.request for item in scheduled if item.is_drawn]
+            token_ids = self._sampler.sample(logits, drawn).tolist()
+            self._scheduler.commit(scheduled, token_ids)
+            self._tell(drawn, token_ids)
+        self._counts.steps += 1
+        self._counts.other_seconds += time.perf_counter() - begun - (self._counts.run_seconds - before)
+
+    def _execute(self, scheduled: Sequence[Scheduled]) -> Logits | None:
+        """None when the runner failed, which ends the requests of this step."""
+        rows = [item.row for item in scheduled]
+        begun = time.perf_counter()
+        try:
+            return self._runner.run(rows)
+        except Exception:
+            logger.exception("a step of %d requests failed", len(rows))
+            for request, _, _ in scheduled:
+                self._end(request, "error", _internal_error("the model could not be run"))
+            return None
+        finally:
+            self._counts.run_seconds += time.perf_counter() - begun
+
+    def _tell(self, requests: Sequence[Request], token_ids: Sequence[int]) -> None:
+        """Gives owners what their new tokens brought."""
+        now = time.perf_counter()
+        for request, token_id in zip(requests, token_ids, strict=True):
+            if token_id == FAILED:
+                self._end(request, "error", _internal_error("the model's output is not a number"))
+                continue
+            if request.first_token_at is None:
+                request.first_token_at = now
+                self._counts.prompt_tokens += request.num_prompt
+            self._counts.generation_tokens += 1
+            answer = self._live[request.id]
+            output = answer.push()
+            if output is not None:
+                self._deliver(answer, output)
+
+    def _end(self, request: Request, reason: FinishReason, error: RequestError | None = None) -> None:
+        answer = self._live.get(request.id)
+        if answer is not None:
+            self._deliver(answer, answer.end(reason, error=error))
+
+    def _deliver(self, answer: Answer, output: Output) -> None:
+        if output.finish_reason is not None:
+            self._free(answer.request, output.finish_reason)
+        try:
+            answer.sink(output)
+        except Exception:
+            logger.exception("the sink of request %d failed: the request is cancelled", answer.request.id)
+            if output.finish_reason is None:
+                self._free(answer.request, "cancelled")
+
+    def _free(self, request: Request, reason: FinishReason) -> None:
+        request.finish_reason, request.finished_at = reason, time.perf_counter()
+        self._scheduler.remove(request, forget=reason == "error")
+        with self._wake:
+            del self._live[request.id]
+
+    def _end_all(self) -> None:
+        for answer in list(self._live.values()):
+            self._end(answer.request, "cancelled")
+        self._scheduler.check_integrity()
+
+    def _fail(self) -> None:
+        """Tells every owner; slots stay as they are, for nothing will use them again."""
+        with self._wake:
+            self._has_failed = True
+            live, self._live, self._arrived = self._live, {}, []
+        for answer in live.values():
+            answer.request.finish_reason = "error"
+            try:
+                answer.sink(Output("", (), "error", error=_internal_error("the engine has failed")))
+            except Exception:
+                logger.exception("the sink of request %d failed", answer.request.id)
+
+
+def _internal_error(message: str) -> RequestError:
+    return RequestError(f"{message}: the log of the server says more", status=500, code="internal_error")
+
+
+def _limits(runner: Runner, context_length: int, options: EngineOptions) -> Limits:
+    longest = min(context_length, runner.capacity)
+    max_model_len = longest if options.max_model_len is None else options.max_model_len
+    if max_model_len > context_length:
+        raise ValueError(f"max_model_len {max_model_len} exceeds the model's context of {context_length}: lower it")
+    if options.max_queue < 0:
+        raise ValueError(f"max_queue must be at least 0, got {options.max_queue}")
+    return Limits(options.max_seqs, max_model_len, options.prefill_chunk, options.kv_mem, options.prefix_cache)
+
+
+def _checked_prompt(prompt_ids: Sequence[int], vocab_size: int) -> Tokens:
+    prompt = np.array(prompt_ids)
+    if not len(prompt):
+        raise RequestError("the prompt is empty: give at least one token", code="empty_prompt")
+    if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
+        raise RequestError(f"a prompt is a list of token ids, got {prompt.ndim} dimensions of {prompt.dtype}")
+    low, high = int(prompt.min()), int(prompt.max())
+    if low < 0 or high >= vocab_size:
+        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}")
+    return prompt.astype(np.int64)

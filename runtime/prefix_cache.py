@@ -1,0 +1,214 @@
+"""Slots are the prefix cache: a finished slot keeps its keys, values and token history until someone needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from .core import Runner
+from .request import Request, Tokens
+
+BLOCK = 64  # tokens: the grain of memory accounting, no less than a page of any head
+NOTHING: Tokens = np.empty(0, np.int64)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """`history`: the tokens whose keys and values an idle slot holds; a running slot's are its request's."""
+
+    index: int
+    history: Tokens = field(default_factory=lambda: NOTHING)
+    scope: tuple[str, ...] = ()
+    request: Request | None = None
+    last_use: int = 0
+    num_rows: int = 0  # tokens of memory that it takes, in whole blocks
+
+    def num_common(self, tokens: Tokens) -> int:
+        """Length of the common prefix of `tokens` and what the slot has computed."""
+        if self.request is None:
+            return common_prefix(self.history, tokens)
+        prompt, computed = self.request.prompt_ids, self.request.num_computed
+        common = common_prefix(prompt[:computed], tokens)
+        if common < len(prompt) or computed == common:
+            return common
+        return common + common_prefix(np.array(self.request.token_ids[common:computed]), tokens[common:])
+
+
+class Match(NamedTuple):
+    """A slot and how many tokens of a prompt it has."""
+
+    slot: Slot
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class CacheStats:
+    """Tokens asked for and tokens found, since the start."""
+
+    query_tokens: int = 0
+    hit_tokens: int = 0
+
+
+class PrefixCache:
+    """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered."""
+
+    def __init__(self, runner: Runner, max_bytes: int | None, *, reuse: bool) -> None:
+        self.slots = [Slot(i) for i in range(runner.num_slots)]
+        self.stats = CacheStats()
+        self._runner = runner
+        self._max_rows = None if max_bytes is None else max_bytes // runner.token_bytes
+        self._reuse = reuse
+        self._num_rows = 0
+        self._clock = 0
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_rows * self._runner.token_bytes
+
+    def fits(self, request: Request) -> bool:
+        """Whether all tokens of a waiting request fit beside the running ones once idle slots are evicted."""
+        if self._max_rows is None:
+            return True
+        return self._num_running_rows() + rows_for(len(request.token_ids)) <= self._max_rows
+
+    def acquire(self, request: Request) -> None:
+        """Gives the request the slot where least is left to compute, and says how much that spares."""
+        tokens = request.prompt_ids if not request.num_output else np.array(request.token_ids)
+        match = self._match(request, tokens) if self._reuse else None
+        slot, num_tokens = self._place(match)
+        slot.request, slot.scope, slot.history = request, request.cache_scope, NOTHING
+        slot.last_use = self._tick()
+        self._trim(slot, num_tokens)
+        request.slot, request.num_computed = slot.index, num_tokens
+        if not request.num_preemptions:
+            request.num_cached = num_tokens
+            self.stats.query_tokens += len(tokens)
+            self.stats.hit_tokens += num_tokens
+
+    def release(self, request: Request, *, forget: bool = False) -> None:
+        """The slot becomes idle; `forget` what it holds when that may be wrong."""
+        assert request.slot is not None, f"request {request.id} has no slot to release"
+        slot = self.slots[request.slot]
+        slot.request, request.slot = None, None
+        slot.last_use = self._tick()
+        if self._reuse and not forget:
+            slot.history = np.array(request.token_ids[: request.num_computed], np.int64)
+        else:
+            self._evict(slot)
+
+    def reserve(self, slot_index: int, num_tokens: int) -> bool:
+        """Makes room for that many tokens in a slot, evicting idle ones; False if that is not enough."""
+        slot, rows = self.slots[slot_index], rows_for(num_tokens)
+        grown = max(0, rows - slot.num_rows)
+        while self._max_rows is not None and self._num_rows + grown > self._max_rows:
+            idle = [s for s in self._idle() if s.num_rows]
+            if not idle:
+                return False
+            self._evict(min(idle, key=lambda s: s.last_use))
+        self._resize(slot, slot.num_rows + grown)
+        return True
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError with the numbers that do not add up."""
+        total = sum(slot.num_rows for slot in self.slots)
+        if total != self._num_rows or (self._max_rows is not None and total > self._max_rows):
+            raise RuntimeError(f"slots hold {total} rows, {self._num_rows} are accounted, {self._max_rows} are allowed")
+        for slot in self.slots:
+            held = len(slot.history) if slot.request is None else slot.request.num_computed
+            if held > slot.num_rows:
+                raise RuntimeError(f"slot {slot.index} holds {held} tokens in {slot.num_rows} rows")
+
+    def _match(self, request: Request, tokens: Tokens) -> Match | None:
+        """The longest common prefix that leaves a token to run; of equals the one that can be taken in place."""
+        limit = len(tokens) - 1
+        matches = [
+            Match(slot, min(slot.num_common(tokens), limit)) for slot in self.slots if slot.scope == request.cache_scope
+        ]
+        best = max(matches, key=lambda m: (m.num_tokens, _is_mostly_common(m), -m.slot.index), default=None)
+        return best if best is not None and best.num_tokens else None
+
+    def _place(self, match: Match | None) -> Match:
+        if match is None:
+            return Match(self._free_slot(), 0)
+        if _is_mostly_common(match):
+            return match
+        target = self._copy(match)
+        if target is not None:
+            return Match(target, match.num_tokens)
+        # No second slot, or no memory for it: the rest of the longer history has to go.
+        return match if match.slot.request is None else Match(self._free_slot(), 0)
+
+    def _copy(self, match: Match) -> Slot | None:
+        """The slot that the common tokens were copied to, so that both histories live on."""
+        source, num_tokens = match
+        targets = [slot for slot in self._idle() if slot is not source]
+        if not targets or not self._fits_beside(source, num_tokens):
+            return None
+        target = min(targets, key=_by_age)
+        source.last_use = self._tick()  # the last that reserve() evicts
+        target.history = NOTHING
+        self._trim(target, 0)
+        self.reserve(target.index, num_tokens)
+        self._runner.copy(source.index, target.index, num_tokens)
+        return target
+
+    def _fits_beside(self, source: Slot, num_tokens: int) -> bool:
+        if self._max_rows is None:
+            return True
+        kept = source.num_rows if source.request is None else 0
+        return self._num_running_rows() + kept + rows_for(num_tokens) <= self._max_rows
+
+    def _num_running_rows(self) -> int:
+        return sum(slot.num_rows for slot in self.slots if slot.request is not None)
+
+    def _free_slot(self) -> Slot:
+        """The lowest that holds nothing, else the one idle for longest: the slots in use stay close together."""
+        return min(self._idle(), key=_by_age)
+
+    def _idle(self) -> Iterator[Slot]:
+        return (slot for slot in self.slots if slot.request is None)
+
+    def _evict(self, slot: Slot) -> None:
+        self._runner.free(slot.index)
+        slot.history = NOTHING
+        self._resize(slot, 0)
+
+    def _trim(self, slot: Slot, num_tokens: int) -> None:
+        """Gives back what a slot has beyond its first tokens, if memory is short at all."""
+        if self._max_rows is not None and slot.num_rows > rows_for(num_tokens):
+            self._runner.free(slot.index, num_tokens)
+            self._resize(slot, rows_for(num_tokens) if num_tokens else 0)
+
+    def _resize(self, slot: Slot, num_rows: int) -> None:
+        self._num_rows += num_rows - slot.num_rows
+        slot.num_rows = num_rows
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def rows_for(num_tokens: int) -> int:
+    """Whole blocks for the tokens and the row past the end that attention may write."""
+    return -(-(num_tokens + 1) // BLOCK) * BLOCK
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    length = min(len(a), len(b))
+    if not length or a[0] != b[0]:
+        return 0
+    differs = a[:length] != b[:length]
+    first = int(differs.argmax())
+    return first if differs[first] else length
+
+
+def _is_mostly_common(match: Match) -> bool:
+    slot = match.slot
+    return slot.request is None and 2 * match.num_tokens >= len(slot.history)
+
+
+def _by_age(slot: Slot) -> tuple[int, int]:
+    return slot.last_use if len(slot.history) else 0, slot.index

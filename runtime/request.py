@@ -1,0 +1,72 @@
+"""One request while it is served: its tokens, and how far they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core import FinishReason
+from .sampling import SamplingParams
+
+Tokens = NDArray[np.int64]
+
+
+class Usage(NamedTuple):
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    cached_tokens: int  # of the prompt, whose keys and values were already there
+    output_tokens: int
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`id` is also the order of arrival; `max_len` is where prompt and output together end."""
+
+    id: int
+    prompt_ids: Tokens
+    params: SamplingParams
+    max_len: int
+    seed: int
+    cache_scope: tuple[str, ...] = ()
+    token_ids: list[int] = field(init=False)  # the prompt, then the output
+    output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
+    num_computed: int = 0  # leading tokens whose keys and values are in the slot
+    num_cached: int = 0  # of the prompt, found at the first admission
+    num_preemptions: int = 0
+    slot: int | None = None
+    finish_reason: FinishReason | None = None
+    submitted_at: float = 0.0  # time.perf_counter, as the next two
+    first_token_at: float | None = None
+    finished_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.token_ids = self.prompt_ids.tolist()
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.prompt_ids)
+
+    @property
+    def num_output(self) -> int:
+        return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def num_uncomputed(self) -> int:
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.num_prompt, self.num_cached, self.num_output)
+
+    def append(self, token_id: int) -> None:
+        self.token_ids.append(token_id)
+        if self.params.counts_output:
+            self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
+
+    def next_tokens(self, num_tokens: int) -> Sequence[int]:
+        return self.token_ids[self.num_computed : self.num_computed + num_tokens]
