@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,16 +42,20 @@ class LoadOptions:
 class Model:
     """A loaded package. Use it as a context manager, or call `close`."""
 
-    def __init__(self, package: Package, engine: Engine, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | None,
+        context_length: int,
+    ) -> None:
         self.manifest: Manifest = package.manifest
         self.name = package.manifest.name
         self.engine = engine
         self.tokenizer = tokenizer
         self.chat_template = template
-
-    @property
-    def context_length(self) -> int:
-        return self.engine.max_model_len
+        self.context_length = context_length
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text."""
@@ -85,36 +90,49 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     runner = make_runner(package, options)
     check_logits(runner)
     if options.determinism == "invariant" and not is_invariant(runner):
-        logger.warning("on this machine the same request may give other tokens in another batch (doubtful near ties)")
+        logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
     tokenizer = package.tokenizer()
-    engine = Engine(
-        runner, tokenizer, frozenset(package.manifest.eos_token_ids), package.manifest.context_length, options.engine
-    )
+    template = _template(package, tokenizer)
+    engine = _engine(package.manifest, runner, tokenizer, options.engine)
     engine.start()
-    return Model(package, engine, tokenizer, _template(package, tokenizer))
+    return Model(package, engine, tokenizer, template, runner.capacity)
 
 
 def make_runner(package: Package, options: LoadOptions) -> OrtRunner:
     """The runner of a package, with twice as many slots as requests: the others keep finished conversations."""
     limits, manifest = options.engine, package.manifest
-    max_model_len = limits.max_model_len or manifest.context_length
-    if max_model_len > manifest.context_length:
-        raise PackageError(f"{manifest.name} was made for {manifest.context_length} tokens, asked for {max_model_len}")
     return OrtRunner(
         make_session(package.engine(options.kv_dtype), options.num_threads),
         manifest,
         num_slots=2 * limits.max_seqs,
-        max_model_len=max_model_len,
+        max_model_len=limits.max_model_len or manifest.context_length,
         max_chunk=limits.prefill_chunk,
         kv_dtype=options.kv_dtype,
         determinism=options.determinism,
     )
 
 
+def _engine(manifest: Manifest, runner: OrtRunner, tokenizer: Tokenizer, options: EngineOptions) -> Engine:
+    kv_mem = options.kv_mem or max(available_memory() // 2, runner.capacity * runner.token_bytes)
+    ends = frozenset(manifest.eos_token_ids)
+    try:
+        return Engine(runner, tokenizer, ends, manifest.context_length, replace(options, kv_mem=kv_mem))
+    except ValueError as error:
+        raise PackageError(str(error)) from error
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, as far as the system says; all of memory where it does not."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
 def _template(package: Package, tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = package.chat_template()
+    source, bos = package.chat_template(), package.manifest.bos_token_id
     if source is None:
         return None
-    bos = package.manifest.bos_token_id
-    texts = {"bos_token": None if bos is None else tokenizer.id_to_token(bos)}
-    return ChatTemplate(source, bos_token=texts["bos_token"], eos_token=tokenizer.id_to_token(package.manifest.eos_token_ids[0]))
+    eos = tokenizer.id_to_token(package.manifest.eos_token_ids[0])
+    return ChatTemplate(source, bos_token=None if bos is None else tokenizer.id_to_token(bos), eos_token=eos)
