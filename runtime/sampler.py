@@ -12,7 +12,7 @@ from .core import Logits
 from .sampling import SamplingParams
 
 FAILED = -1  # in place of a token id: the logits of the row were no numbers
-LIKELY = np.float32(1e-3)  # tokens at least this likely, relative to the likeliest, are tried first
+LIKELY = 1e-3  # tokens at least this likely, relative to the likeliest, are tried first
 
 
 class Context(Protocol):
@@ -114,12 +114,14 @@ def nucleus(weights: Logits, top_p: float) -> NDArray[np.int64]:
     half of that leaves room for rounding.
     """
     total = float(weights.sum(dtype=np.float64))
-    for floor in (LIKELY, (1 - top_p) * total / len(weights) / 2):
-        likely = _descending(weights, np.flatnonzero(weights >= floor))
-        carried = weights[likely]
-        if carried.sum(dtype=np.float64) >= top_p * total:
-            break
-    return likely[: num_within(carried, top_p, total)]
+    least = (1 - top_p) * total / len(weights) / 2
+    floor = LIKELY
+    likely = np.flatnonzero(weights >= floor)
+    while floor > least and weights[likely].sum(dtype=np.float64) < top_p * total:
+        floor = max(floor / 10, least)
+        likely = np.flatnonzero(weights >= floor)
+    likely = _descending(weights, likely)
+    return likely[: num_within(weights[likely], top_p, total)]
 
 
 def num_within(descending: Logits, top_p: float, total: float) -> int:
