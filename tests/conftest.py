@@ -66,8 +66,7 @@ class TinyLlama:
         writer.add_eos_token_id(len(self.tokens) - 1)
         rng = np.random.default_rng(0)
         for name, shape in self.shapes().items():
-            values = (0.1 * rng.standard_normal(shape) + (len(shape) == 1)).astype(np.float32)
-            self._add(writer, name, values)
+            self._add(writer, name, self._values(rng, shape))
         for name, values in self.extra.items():
             self._add(writer, name, values)
         writer.write_header_to_file()
@@ -75,6 +74,9 @@ class TinyLlama:
         writer.write_tensors_to_file()
         writer.close()
         return self.path
+
+    def _values(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return (0.1 * rng.standard_normal(shape) + (len(shape) == 1)).astype(np.float32)
 
     def _add(self, writer: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
         kind = gguf.GGMLQuantizationType[self.types.get(name.split(".")[-1], "F32") if values.ndim > 1 else "F32"]

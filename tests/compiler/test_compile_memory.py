@@ -1,0 +1,52 @@
+"""Memory of a compile, in a process of its own: bounded, and no larger for a larger checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+MIB = 1 << 20
+CODE = """
+import resource, sys
+from pathlib import Path
+from mistralrs_onnx.compiler.compile import compile_gguf
+compile_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak_memory(source: Path, out: Path) -> int:
+    made = subprocess.run([sys.executable, "-c", CODE, source, out], capture_output=True, text=True, check=True)
+    return int(made.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems count resident memory in other units")
+def test_peak_memory_is_bounded_and_does_not_grow(smollm2_gguf: Path, tiny_llama, tmp_path: Path) -> None:
+    """Four times the tensor bytes of the real model, in a wider shape with an embedding four times as large."""
+
+    class Wide(tiny_llama):
+        def _values(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+            return np.broadcast_to(np.float32(1), shape)
+
+        def _add(self, writer: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
+            if values.ndim == 1:
+                writer.add_tensor(f"{name}.weight", np.ascontiguousarray(values))
+                return
+            blocks = np.full((len(values), values.shape[1] // 32 * 34), 7, np.uint8)
+            writer.add_tensor(f"{name}.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    wide = Wide(tmp_path / "wide.gguf")
+    wide.hidden, wide.heads, wide.kv_heads, wide.wide, wide.layers, wide.tied = 2304, 36, 12, 6144, 5, True
+    wide.tokens = [*wide.tokens, *(f"<{i}>" for i in range(49152))]
+    wide.write()
+    assert wide.path.stat().st_size > 3.9 * smollm2_gguf.stat().st_size
+    small = peak_memory(smollm2_gguf, tmp_path / "small")
+    large = peak_memory(wide.path, tmp_path / "large")
+    print(f"peak {small / MIB:.0f} MiB for the real model, {large / MIB:.0f} MiB for four times as many bytes")
+    assert small < 400 * MIB
+    assert large < small + 40 * MIB  # 8 MiB of a chunk and its planes may be another 8 MiB
