@@ -12,7 +12,7 @@ MAX_STEPS = 400_000  # loop rounds, calls, filters and operators
 MAX_SECONDS = 2.0
 FREE_SIZE = 1 << 24  # what any rendering may make
 SIZE_PER_INPUT = 64  # and on top of it, for each unit that it was given
-OBJECT_SIZE = 16  # what a value counts beside its characters
+OBJECT_SIZE = 32  # what a value counts beside its characters
 
 
 class LimitError(TemplateError):

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from functools import wraps
-from types import BuiltinMethodType
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 from jinja2 import Environment, Template, nodes, pass_context, pass_environment
@@ -90,7 +90,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         METER.get().step()
-        if isinstance(obj, BuiltinMethodType) and isinstance(obj.__self__, str):
+        if isinstance(obj, BuiltinMethodType | MethodType) and isinstance(obj.__self__, str):
             args = _pay_for_method(obj, *args)
         return self.admit(super().call(context, obj, *args, **kwargs))
 
@@ -201,7 +201,7 @@ def _literals(node: nodes.Node) -> Iterable[nodes.TemplateData]:
     return [node] if isinstance(node, nodes.TemplateData) else node.find_all(nodes.TemplateData)
 
 
-def _pay_for_method(method: BuiltinMethodType, *args: Any) -> tuple[Any, ...]:
+def _pay_for_method(method: BuiltinMethodType | MethodType, *args: Any) -> tuple[Any, ...]:
     """Pays for the result of a method of a string; returns the arguments, an iterator among them made a list."""
     meter, text = METER.get(), str(method.__self__)
     if method.__name__ == "join" and args:
