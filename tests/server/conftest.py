@@ -102,6 +102,7 @@ class ParrotModel:
     engine: Parrot = field(default_factory=Parrot)
     name: str = "parrot"
     tokenizer: Bytes = field(default_factory=Bytes)
+    chat_template: str = "the last message"
     context_length: int = 8192
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:

@@ -1,0 +1,124 @@
+"""A conversation, typed and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from mistralrs_onnx.runtime.answers import Output
+from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.tools.interactive import Conversation, speed
+
+
+class Parrot:
+    """A model and its engine: says the last message again, in capitals, word by word."""
+
+    name = "parrot"
+
+    def __init__(self) -> None:
+        self.engine = self
+        self.asked: list[list[dict[str, str]]] = []
+        self.num_cancelled = 0
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        self.asked.append([dict(message) for message in messages])
+        if len(messages) > 5:
+            raise RequestError("too long")
+        return list(messages[-1]["content"].encode())
+
+    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]:
+        finished = False
+        try:
+            for word in bytes(prompt_ids).decode().upper().split():
+                yield Output(f"{word} ", (1,))
+            finished = True
+        finally:
+            self.num_cancelled += not finished
+
+
+def talk(model: Any, *lines: Any) -> tuple[Conversation, str]:
+    """Lines are typed one after the other; an exception class is what happens instead of a line."""
+    typed = iter([*lines, EOFError])
+    written: list[str] = []
+
+    def read() -> str:
+        line = next(typed)
+        if isinstance(line, str):
+            return line + "\n"
+        raise line
+
+    conversation = Conversation(model, written.append)
+    conversation.run(read)
+    return conversation, "".join(written)
+
+
+def test_answers_stream_and_are_remembered() -> None:
+    parrot = Parrot()
+    conversation, text = talk(parrot, "hello there", "", "bye")
+    assert text.startswith("HELLO THERE \n[2 tokens, ")
+    assert "tokens/s" in text
+    assert [turn["content"] for turn in conversation.turns] == ["hello there", "HELLO THERE ", "bye", "BYE "]
+    assert [turn["role"] for turn in parrot.asked[1]] == ["user", "assistant", "user"]
+
+
+def test_exit_ends() -> None:
+    assert talk(Parrot(), "/exit", "hello")[1] == ""
+
+
+def test_clear_forgets_but_keeps_the_system_text() -> None:
+    conversation, _ = talk(Parrot(), "/system be brief", "hello", "/clear")
+    assert conversation.turns == []
+    assert conversation.system == "be brief"
+
+
+def test_system_text_comes_first_and_can_be_taken_back() -> None:
+    parrot = Parrot()
+    talk(parrot, "/system be brief", "hello", "/system", "hello")
+    assert parrot.asked[0][0] == {"role": "system", "content": "be brief"}
+    assert parrot.asked[1] == [{"role": "user", "content": "hello"}]
+
+
+def test_help_and_unknown_commands() -> None:
+    assert all(name in talk(Parrot(), "/help")[1] for name in ("/help", "/exit", "/clear", "/system"))
+    assert "Did you mean /clear?" in talk(Parrot(), "/claer")[1]
+
+
+def test_an_error_is_shown_and_its_question_forgotten() -> None:
+    conversation, text = talk(Parrot(), "one", "two", "three", "four")
+    assert "error: too long. /clear begins" in text
+    assert conversation.turns[-1]["content"] == "THREE "
+
+
+def test_an_interrupt_while_typing_is_nothing() -> None:
+    assert talk(Parrot(), KeyboardInterrupt, "hello")[1].startswith("HELLO")
+
+
+def test_an_interrupt_stops_the_answer_and_keeps_what_was_said() -> None:
+    parrot = Parrot()
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        if text == "TWO ":
+            raise KeyboardInterrupt
+
+    conversation = Conversation(parrot, write)
+    conversation.ask("one two three")
+    assert conversation.turns[-1]["content"] == "ONE TWO "
+    assert ", stopped]" in written[-1]
+    assert parrot.num_cancelled == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((0, 0.5, 0.0), "0 tokens, first after 0.50 s"),
+        ((1, 0.5, 0.0), "1 tokens, first after 0.50 s"),
+        ((11, 0.5, 2.0), "11 tokens, 5.0 tokens/s, first after 0.50 s"),
+    ],
+)
+def test_speed_does_not_count_the_wait_for_the_first_token(arguments: tuple[int, float, float], text: str) -> None:
+    assert speed(*arguments) == text

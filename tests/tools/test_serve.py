@@ -1,0 +1,94 @@
+"""`mistralrs-server` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mistralrs_onnx.compiler.compile import compile_gguf
+from mistralrs_onnx.tools.serve import main
+
+COMMAND = [sys.executable, "-c", "from mistralrs_onnx.tools.serve import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def package(tiny_llama: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    return compile_gguf(tiny_llama(folder / "tiny.gguf").write(), folder / "package")
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*COMMAND, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_it_says_how_to_ask_and_answers_so(package: Path) -> None:
+    with started("-p", "0", "--verify", "--max-model-len", "128", "compiled", "-m", str(package)) as process:
+        assert process.stdout is not None
+        assert re.fullmatch(r"Serving on http://127.0.0.1:\d+\n", process.stdout.readline())
+        _, curl, url, option, header, flag, body = shlex.split(process.stdout.readline())
+        assert (curl, option, flag) == ("curl", "-H", "-d")
+        request = urllib.request.Request(url, body.encode(), dict([header.split(": ")]))
+        with urllib.request.urlopen(request, timeout=20) as response:
+            assert json.load(response)["usage"]["completion_tokens"] > 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_interactive_mode_reads_lines(package: Path) -> None:
+    with started("-i", "compiled", "-m", str(package)) as process:
+        out, errors = process.communicate("hello\n/exit\n", timeout=20)
+    assert process.returncode == 0, errors
+    assert out.startswith("Talking to")
+    assert "no chat template" in out  # the tiny model has none, and says so
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["compiled", "-m", "/nowhere"], 4, "error: /nowhere"),
+        (["-i", "compiled", "-m", "/nowhere"], 4, "error: /nowhere"),
+        (["gguf", "-m", ".", "-f", "nothing.gguf"], 4, "error: nothing.gguf"),
+        (["--port", "123456", "demo"], 2, "123456"),
+        (["--kv-mem", "lots", "demo"], 2, "4GiB"),
+        (["compiled"], 2, "--model"),
+        (["walk"], 2, "walk"),
+        (["--host", "not a host", "demo"], 1, "cannot listen on not a host"),
+    ],
+)
+def test_mistakes_are_one_clear_line(arguments: list[str], code: int, text: str) -> None:
+    result = CliRunner().invoke(main, ["-p", "0", *arguments] if "--port" not in arguments else arguments)
+    assert result.exit_code == code
+    assert text in result.output
+    assert "Traceback" not in result.output
+    assert len(result.output.splitlines()) <= 5
+
+
+def test_a_package_that_cannot_run_as_asked(package: Path) -> None:
+    result = CliRunner().invoke(main, ["-p", "0", "--max-model-len", "100000", "compiled", "-m", str(package)])
+    assert result.exit_code == 4
+    assert "100000" in result.output
+
+
+@pytest.mark.parametrize("page", [[], ["demo"], ["compiled"], ["gguf"]])
+def test_help_fits_on_a_screen(page: list[str]) -> None:
+    result = CliRunner().invoke(main, [*page, "--help"], terminal_width=100)
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) <= 40

@@ -1,0 +1,138 @@
+"""A chat in the terminal: the answer streams, Ctrl-C stops it, and the conversation is kept."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol
+
+import click
+
+from mistralrs_onnx.runtime.answers import Output
+from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+COMMANDS = {
+    "/help": "list the commands",
+    "/exit": "leave; so does the end of the input (Ctrl-D)",
+    "/clear": "forget the conversation",
+    "/system": "TEXT: say how the model should be, and begin anew; without TEXT, take that back",
+}
+PARAMS = SamplingParams(temperature=0.3, top_p=0.95)
+
+ReadLine = Callable[[], str]  # raises EOFError at the end of the input
+Write = Callable[[str], None]
+
+
+class Engine(Protocol):
+    """Generates tokens."""
+
+    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]: ...
+
+
+class Model(Protocol):
+    """A model that can hold a conversation."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def engine(self) -> Engine: ...
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
+
+
+def chat(model: Model) -> None:
+    """Talks on standard input and output until the input ends."""
+    write = partial(click.echo, nl=False)
+    write(f"Talking to {model.name}. /help lists the commands.\n")
+    Conversation(model, write).run(terminal_lines() if sys.stdin.isatty() else piped_line)
+
+
+def piped_line() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def terminal_lines() -> ReadLine:
+    from prompt_toolkit import PromptSession  # slow to import, and of use only here
+
+    session: PromptSession[str] = PromptSession()
+    return lambda: session.prompt("> ")
+
+
+class Conversation:
+    """What was said so far, and whom to ask for more."""
+
+    def __init__(self, model: Model, write: Write) -> None:
+        self.system = ""
+        self.turns: list[dict[str, str]] = []
+        self._model = model
+        self._write = write
+
+    def run(self, read: ReadLine) -> None:
+        while True:
+            try:
+                line = read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                continue
+            if line == "/exit":
+                return
+            if line.startswith("/"):
+                self.command(line)
+            elif line:
+                self.ask(line)
+
+    def command(self, line: str) -> None:
+        name, _, text = line.partition(" ")
+        match name:
+            case "/help":
+                self._write("".join(f"{known:8} {meaning}\n" for known, meaning in COMMANDS.items()))
+            case "/clear":
+                self.turns.clear()
+            case "/system":
+                self.system = text.strip()
+                self.turns.clear()
+            case _:
+                near = difflib.get_close_matches(name, COMMANDS, 1) or list(COMMANDS)
+                self._write(f"There is no {name}. Did you mean {' or '.join(near)}?\n")
+
+    def ask(self, question: str) -> None:
+        """One turn; a question that cannot be answered is forgotten, one that was interrupted is not."""
+        self.turns.append({"role": "user", "content": question})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        try:
+            answer = self._answer(self._model.encode_chat(system + self.turns))
+        except RequestError as error:
+            self.turns.pop()
+            self._write(f"error: {error}. /clear begins a new conversation.\n")
+        else:
+            self.turns.append({"role": "assistant", "content": answer})
+
+    def _answer(self, prompt_ids: Sequence[int]) -> str:
+        """Writes the answer as it comes, then how fast it came."""
+        pieces: list[str] = []
+        begun = first = perf_counter()
+        num_tokens = 0
+        note = ""
+        try:
+            for output in self._model.engine.generate(prompt_ids, PARAMS):
+                first = first if num_tokens else perf_counter()
+                num_tokens += len(output.token_ids)
+                pieces.append(output.text)
+                self._write(output.text)
+        except KeyboardInterrupt:
+            note = ", stopped"
+        self._write(f"\n[{speed(num_tokens, first - begun, perf_counter() - first)}{note}]\n")
+        return "".join(pieces)
+
+
+def speed(num_tokens: int, wait: float, seconds: float) -> str:
+    """Tokens per second do not count the first, which waits for the prompt to be read."""
+    rate = f"{(num_tokens - 1) / seconds:.1f} tokens/s, " if num_tokens > 1 and seconds > 0 else ""
+    return f"{num_tokens} tokens, {rate}first after {wait:.2f} s"

