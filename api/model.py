@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer
 
-from mistralrs_onnx.graphs.contract import KVDtype, Manifest
+from mistralrs_onnx.graphs.contract import LARGEST_CHUNK, KVDtype, Manifest
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
@@ -101,6 +101,8 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
 def make_runner(package: Package, options: LoadOptions) -> OrtRunner:
     """The runner of a package, with twice as many slots as requests: the others keep finished conversations."""
     limits, manifest = options.engine, package.manifest
+    if limits.prefill_chunk > LARGEST_CHUNK:
+        raise PackageError(f"a prefill chunk may have up to {LARGEST_CHUNK} tokens, got {limits.prefill_chunk}")
     return OrtRunner(
         make_session(package.engine(options.kv_dtype), options.num_threads),
         manifest,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,9 @@ from mistralrs_onnx.graphs.caches import DenseCache, PackedCache
 from mistralrs_onnx.graphs.contract import (
     MANIFEST,
     PORTABLE_GRAPH,
+    ROPE_MARGIN,
     WEIGHTS,
+    FileRecord,
     KVDtype,
     Manifest,
     TensorRecord,
@@ -25,16 +26,17 @@ from mistralrs_onnx.graphs.emit import Drawing, Emit
 from mistralrs_onnx.graphs.weights import WeightFile, Weights
 
 from .archs import find_gguf
+from .archs.arch import Arch
 from .checkpoints.gguf import GGUF, read_gguf
 from .errors import CompileError
 from .gguf_model import GGUFWeights, read_config
 from .host_configs import host_configs
 from .package import file_records, package_folder
 from .tokenizer.gguf import special_ids, tokenizer_files
+from .tokenizer.vocabulary import SpecialIds
 
 COMPILER = f"mistralrs-onnx {version('mistralrs-onnx')}"
 ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
-LARGEST_CHUNK = 2048  # rows of the RoPE table past the context: a padded chunk may reach so far
 
 
 class Progress(NamedTuple):
@@ -98,24 +100,30 @@ def _compile(gguf: GGUF, folder: Path, options: CompileOptions, report: Report) 
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
     report(Progress("hash", 0, 0))
-    manifest = Manifest(
+    manifest = _manifest(gguf, arch, spec, ids, options.accuracy, file_records(folder))
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _manifest(
+    gguf: GGUF, arch: Arch, spec: Decoder, ids: SpecialIds, accuracy: str, files: Mapping[str, FileRecord]
+) -> Manifest:
+    return Manifest(
         compiler=COMPILER,
         name=gguf.path.stem,
         architecture=arch.name,
         vocab_size=spec.vocab_size,
         context_length=spec.context_length,
-        rope_rows=spec.context_length + LARGEST_CHUNK,
+        rope_rows=spec.context_length + ROPE_MARGIN,
         kv=spec.kv,
         engines=ENGINES,
-        accuracy=options.accuracy,
+        accuracy=accuracy,
         row_multiple=1,
-        invariant="yes" if options.accuracy == "int8" else "no, because float kernels sum in another order for one row",
+        invariant="yes" if accuracy == "int8" else "no, because float kernels sum in another order for one row",
         bos_token_id=ids.bos,
         eos_token_ids=ids.eos,
         tensors={name: TensorRecord(tensor.type, tensor.shape) for name, tensor in gguf.tensors.items()},
-        files=file_records(folder),
+        files=files,
     )
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
 def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> dict[str, ir.Model]:
@@ -135,7 +143,7 @@ def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: D
 
 def _draw_engine(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, dtype: KVDtype) -> ir.Model:
     emit = Emit("engine", weights, file, drawing)
-    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + LARGEST_CHUNK)
+    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN)
     cache.finish(decoder(emit, spec, cache), spec.vocab_size)
     return emit.finish()
 
@@ -146,8 +154,3 @@ def write_weights(file: WeightFile, path: Path, report: Report) -> None:
         for num_bytes in file.write(out):
             done += num_bytes
             report(Progress("write", done, total))
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,9 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
+LARGEST_CHUNK = 2048  # prompt tokens that one slot may take in a step
+ROPE_MARGIN = LARGEST_CHUNK + 64  # rows of the RoPE table past the context: a padded chunk at its end reaches so far
+
 KVDtype = Literal["float32", "float16"]
 
 # The serving graph packs the new tokens of all slots end to end: T tokens, B slots, S rows per slot, R wanted logits.
