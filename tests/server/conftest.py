@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 
 GUARD = 20.0  # seconds until a test that hangs gives up
+STOP, BOMB = "🛑", "💣"  # saying the one, the parrot pauses; the other, it fails
 
 
 @dataclass(eq=False)
@@ -30,14 +32,18 @@ class Parroting:
     width: int  # characters of a token
     num_output: int = 0
 
+    @property
+    def next_letter(self) -> str:
+        return self.text[self.num_output % len(self.text)]
+
     def step(self) -> bool:
         """Whether this was the last token."""
+        letter = self.next_letter
         self.num_output += 1
-        letter = self.text[(self.num_output - 1) % len(self.text)]
         enough = self.num_output == (self.params.max_tokens or len(self.text))
         usage = Usage(self.prompt_tokens, self.prompt_tokens // 2, self.num_output)
         reason = ("length" if self.params.max_tokens else "stop") if enough else None
-        error = RequestError("no such thing", param="messages") if letter == "\N{BOMB}" else None
+        error = RequestError("no such thing", param="messages") if letter == BOMB else None
         self.sink(Output(letter * self.width, (ord(letter),), "error" if error else reason, None, error, usage))
         return enough or error is not None
 
@@ -82,6 +88,8 @@ class Parrot:
             threading.Event().wait(self.pause)
             if self.go.is_set():
                 with self._lock:
+                    if any(request.next_letter == STOP for request in self.running):
+                        self.go.clear()
                     self.running = [request for request in self.running if not request.step()]
 
     def close(self) -> None:
@@ -132,6 +140,12 @@ class Running:
 
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.server.url}/v1", api_key="none", max_retries=0, timeout=GUARD)
+
+    def wait_idle(self) -> None:
+        deadline = time.monotonic() + GUARD
+        while self.engine.running:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
 
     def num_tasks(self) -> int:
         """Of the event loop, its own one included."""

@@ -64,7 +64,7 @@ def test_leaving_before_the_first_token_frees_the_request(running: Any, stream: 
         connection = connect(running, request(stream=stream))
         wait_for(lambda: running.engine.running)
         connection.close()
-        wait_for(lambda: not running.engine.running)
+        running.wait_idle()
     finally:
         running.engine.go.set()
 
@@ -73,21 +73,21 @@ def test_leaving_in_the_middle_frees_the_request(running: Any) -> None:
     connection = connect(running, request(stream=True, max_tokens=10**6))
     assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
     connection.close()
-    wait_for(lambda: not running.engine.running)
+    running.wait_idle()
 
 
 def test_leaving_after_a_long_prompt_is_noticed(running: Any) -> None:
     connection = connect(running, request("x" * 300_000, max_tokens=10**6))
     wait_for(lambda: running.engine.running)
     connection.close()
-    wait_for(lambda: not running.engine.running)
+    running.wait_idle()
 
 
 def test_all_choices_of_a_client_that_left_are_freed(running: Any) -> None:
     connection = connect(running, request(n=8, max_tokens=10**6))
     wait_for(lambda: len(running.engine.running) == 8)
     connection.close()
-    wait_for(lambda: not running.engine.running)
+    running.wait_idle()
 
 
 def test_a_stream_says_that_it_is_alive_while_it_waits(serve: Any) -> None:
@@ -118,7 +118,7 @@ def test_a_slow_reader_gets_all_in_fewer_pieces_and_stops_nobody(serve: Any, par
         wait_for(lambda: running.engine.running)
         with connect(running, request(stream=True)) as other:
             assert "".join(texts(read_chunks(other))) == "".join(letter * 20_000 for letter in "ahoy")
-        wait_for(lambda: not running.engine.running)  # the engine is done with it before it has read a byte
+        running.wait_idle()  # the engine is done with it before it has read a byte
         received = texts(read_chunks(slow))
     assert "".join(received) == "z" * 20_000_000
     assert len(received) < 1000
@@ -142,7 +142,7 @@ def test_nothing_remains_of_many_clients_that_leave_at_random_moments(
 def leave_all(running: Any, seeds: range) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda seed: leave_sometime(running, random.Random(seed)), seeds))
-    wait_for(lambda: not running.engine.running)
+    running.wait_idle()
     wait_for(lambda: running.num_tasks() == 1)
 
 
