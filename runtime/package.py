@@ -42,6 +42,9 @@ def open_package(path: Path, *, verify: bool = False) -> Package:
     manifest = _manifest(path)
     for name, record in manifest.files.items():
         _check(path, name, record, verify=verify)
+    missing = {TOKENIZER, *manifest.engines.values()} - set(manifest.files)
+    if missing:
+        raise PackageError(f"{path / MANIFEST} does not list {', '.join(sorted(missing))}: {CHECK}")
     return Package(path, manifest)
 
 

@@ -1,0 +1,194 @@
+"""The real model behind its engine: the same bits alone, in company, cached, preempted, and text that makes sense."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from threading import Semaphore
+
+import numpy as np
+import pytest
+
+from mistralrs_onnx.model import LoadOptions, Model, load
+from mistralrs_onnx.runtime.core import Logits, Row
+from mistralrs_onnx.runtime.engine import Engine, EngineOptions, Output
+from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.package import Package
+from mistralrs_onnx.runtime.runner import OrtRunner
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+RNG = np.random.default_rng(0)
+LENGTHS = [129, 257, 3, 40, 77, 128, 64, 5, 200, 31, 90, 12, 150, 8, 61, 100]
+PROMPTS = [RNG.integers(5, 40000, length).tolist() for length in LENGTHS]
+PARAMS = [
+    SamplingParams(max_tokens=12, temperature=0.0 if i % 2 else 1.0, seed=i, ignore_eos=True)
+    for i in range(len(PROMPTS))
+]
+
+
+class Recorder:
+    """A runner that writes down a digest of the logits after each history of tokens, and counts repeated histories."""
+
+    def __init__(self, runner: OrtRunner, seen: dict[bytes, bytes]) -> None:
+        self._runner = runner
+        self._seen = seen
+        self._held: dict[int, list[int]] = {}
+        self.num_slots, self.capacity = runner.num_slots, runner.capacity
+        self.vocab_size, self.token_bytes = runner.vocab_size, runner.token_bytes
+        self.num_compared = 0
+
+    def run(self, rows: Sequence[Row]) -> Logits:
+        logits = self._runner.run(rows)
+        done = 0
+        for row in rows:
+            self._held[row.slot] = [*self._held.get(row.slot, [])[: row.start], *row.token_ids]
+            for i in range(row.num_logits):
+                length = row.start + len(row.token_ids) - row.num_logits + i + 1
+                self._write_down(self._held[row.slot][:length], logits[done])
+                done += 1
+        return logits
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        self._held[target] = self._held[source][:num_tokens]
+        self._runner.copy(source, target, num_tokens)
+
+    def free(self, slot: int, keep: int = 0) -> None:
+        self._held[slot] = self._held.get(slot, [])[:keep]
+        self._runner.free(slot, keep)
+
+    def _write_down(self, history: list[int], logits: Logits) -> None:
+        key, value = (hashlib.sha256(np.ascontiguousarray(a)).digest() for a in (np.array(history), logits))
+        self.num_compared += key in self._seen
+        assert self._seen.setdefault(key, value) == value, f"other logits after {len(history)} tokens"
+
+
+class Recorded:
+    """Engines over the real model whose logits are all held against each other."""
+
+    def __init__(self, package: Package, make_runner: Callable[..., OrtRunner]) -> None:
+        self._package = package
+        self._make_runner = make_runner
+        self.seen: dict[bytes, bytes] = {}
+
+    def __call__(self, options: EngineOptions) -> tuple[Engine, Recorder]:
+        runner = Recorder(self._make_runner(num_slots=2 * options.max_seqs), self.seen)
+        engine = Engine(runner, self._package.tokenizer(), frozenset({2}), 1024, options)
+        engine.start()
+        return engine, runner
+
+
+@pytest.fixture(scope="module")
+def recorded(smollm2: Package, smollm2_runner: Callable[..., OrtRunner]) -> Recorded:
+    return Recorded(smollm2, smollm2_runner)
+
+
+def generate(engine: Engine, prompts: Sequence[list[int]], params: Sequence[SamplingParams]) -> list[list[int]]:
+    """Token ids of all answers; the requests run together."""
+    answers: list[list[int]] = [[] for _ in prompts]
+    left = Semaphore(0)
+
+    def sink_of(answer: list[int]) -> Callable[[Output], None]:
+        def sink(output: Output) -> None:
+            answer.extend(output.token_ids)
+            if output.finish_reason is not None:
+                assert output.finish_reason == "length", output
+                left.release()
+
+        return sink
+
+    for prompt, param, answer in zip(prompts, params, answers, strict=True):
+        engine.submit(prompt, param, sink_of(answer))
+    for _ in prompts:
+        assert left.acquire(timeout=120)
+    return answers
+
+
+@pytest.fixture(scope="module")
+def alone(recorded: Recorded) -> list[list[int]]:
+    engine, _ = recorded(EngineOptions(max_seqs=1, prefix_cache=False))
+    answers = [generate(engine, [prompt], [param])[0] for prompt, param in zip(PROMPTS, PARAMS, strict=True)]
+    engine.close()
+    return answers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(),
+        EngineOptions(prefill_chunk=33),
+        EngineOptions(max_seqs=5, prefix_cache=False),
+    ],
+    ids=["together", "small chunks", "five at a time, no prefix cache"],
+)
+def test_requests_in_company_are_as_alone_bit_for_bit(
+    recorded: Recorded, alone: list[list[int]], options: EngineOptions
+) -> None:
+    engine, runner = recorded(options)
+    assert generate(engine, PROMPTS, PARAMS) == alone
+    assert runner.num_compared >= 12 * len(PROMPTS)
+    engine.close()
+
+
+def test_preempted_requests_are_as_alone_bit_for_bit(recorded: Recorded, alone: list[list[int]]) -> None:
+    options = EngineOptions(kv_mem=1024 * 46080 * 11 // 10)
+    engine, runner = recorded(options)
+    assert generate(engine, PROMPTS, PARAMS) == alone
+    params = [SamplingParams(max_tokens=80, temperature=0, ignore_eos=True)] * 6
+    long = generate(engine, PROMPTS[:6], params)
+    assert engine.stats().preemptions > 0
+    assert [answer[:12] for answer in long[1::2]] == alone[1:6:2]
+    assert runner.num_compared > 12 * len(PROMPTS)
+    engine.close()
+
+
+def test_a_cached_prefix_changes_no_bit(recorded: Recorded, alone: list[list[int]]) -> None:
+    """A second turn continues the slot of the first; a third shares half of it from a copy."""
+    engine, _ = recorded(EngineOptions(max_seqs=2))
+    generate(engine, PROMPTS[:1], PARAMS[:1])
+    before = engine.stats().prefix_hit_tokens
+    assert generate(engine, PROMPTS[:1], PARAMS[:1]) == alone[:1]
+    assert engine.stats().prefix_hit_tokens - before == len(PROMPTS[0]) - 1
+    turn, branch = PROMPTS[0] + alone[0] + PROMPTS[2], PROMPTS[0][:50] + PROMPTS[4]
+    cached = generate(engine, [turn, branch], [PARAMS[1]] * 2)
+    assert engine.stats().prefix_hit_tokens - before > 2 * len(PROMPTS[0])
+    engine.close()
+    fresh, _ = recorded(EngineOptions(max_seqs=2, prefix_cache=False))
+    assert generate(fresh, [turn, branch], [PARAMS[1]] * 2) == cached
+    fresh.close()
+
+
+@pytest.fixture(scope="module")
+def model(smollm2: Package) -> Iterator[Model]:
+    with load(smollm2.path, LoadOptions(EngineOptions(max_seqs=4), verify=True)) as loaded:
+        yield loaded
+
+
+def test_a_chat_answers_and_stops_by_itself(model: Model) -> None:
+    ids = model.encode_chat([{"role": "user", "content": "Say hello."}])
+    outputs = list(model.engine.generate(ids, SamplingParams(max_tokens=100, temperature=0)))
+    text = "".join(output.text for output in outputs)
+    assert outputs[-1].finish_reason == "stop"
+    assert text.startswith("Hello")
+    assert "<|im_end|>" not in text
+
+
+def test_a_model_without_template_says_what_to_do(model: Model, tiny_llama, tmp_path: Path) -> None:
+    from mistralrs_onnx.compiler.compile import compile_gguf
+
+    tiny = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "tiny")
+    with load(tiny) as loaded, pytest.raises(RequestError, match="no chat template"):
+        loaded.encode_chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (EngineOptions(max_model_len=9000), "exceeds the model's context of 8192"),
+        (EngineOptions(prefill_chunk=4096), "may have up to 2048 tokens, got 4096"),
+        (EngineOptions(kv_mem=1 << 20), "kv_mem"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(smollm2: Package, options: EngineOptions, message: str) -> None:
+    with pytest.raises(PackageError, match=message):
+        load(smollm2.path, LoadOptions(options))
