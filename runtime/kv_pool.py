@@ -20,7 +20,13 @@ class KVPool:
     """
 
     def __init__(
-        self, num_slots: int, num_layers: int, num_heads: int, capacity: int, head_size: int, dtype: np.dtype[np.generic]
+        self,
+        num_slots: int,
+        num_layers: int,
+        num_heads: int,
+        capacity: int,
+        head_size: int,
+        dtype: np.dtype[np.generic],
     ) -> None:
         row = head_size * dtype.itemsize
         self.capacity = _page_multiple(capacity, row)

@@ -12,7 +12,9 @@ from .errors import PackageError
 try:
     import onnxruntime
 except ImportError as error:
-    raise ImportError("onnxruntime is missing: install mistralrs-onnx[cpu], or mistralrs-onnx[cuda] on a GPU") from error
+    raise ImportError(
+        "onnxruntime is missing: install mistralrs-onnx[cpu], or mistralrs-onnx[cuda] on a GPU"
+    ) from error
 
 
 def make_session(path: Path, num_threads: int | None = None) -> onnxruntime.InferenceSession:
