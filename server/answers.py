@@ -46,7 +46,8 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Inbox]:
     requests = []
     try:
         for index, (prompt, params) in enumerate(job.choices()):
-            requests.append(engine.submit(prompt.token_ids, params, bridge.sink(inbox, index)))
+            sink = bridge.sink(inbox, index)
+            requests.append(engine.submit(prompt.token_ids, params, sink, job.cache_scope))
         yield inbox
     finally:
         for request in requests:

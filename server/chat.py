@@ -13,7 +13,7 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling_params(limit)
     prompt = Prompt(model.encode_chat([message.for_template() for message in body.messages]))
-    return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage)
+    return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage, body.cache_scope)
 
 
 def _choice(index: int, text: str, finish_reason: str) -> JSON:

@@ -17,7 +17,7 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
         raise unsupported("best_of")
     params = body.sampling_params(DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
     prompts = tuple(_prompt(prompt, bool(body.echo), model) for prompt in body.prompt)
-    return Job(TEXT, prompts, params, n, bool(body.stream), body.include_usage)
+    return Job(TEXT, prompts, params, n, bool(body.stream), body.include_usage, body.cache_scope)
 
 
 def _prompt(prompt: str | list[int], echo: bool, model: Model) -> Prompt:

@@ -48,6 +48,7 @@ class Job:
     n: int
     stream: bool
     include_usage: bool
+    cache_scope: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if self.num_choices > MAX_CHOICES:

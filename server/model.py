@@ -12,7 +12,9 @@ from mistralrs_onnx.runtime.sampling import SamplingParams
 class Engine(Protocol):
     """Generates tokens on its own thread; no call here waits for it."""
 
-    def submit(self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink) -> Any:
+    def submit(
+        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: tuple[str, ...] = ()
+    ) -> Any:
         """A handle for `cancel`; raises RequestError 400, 429 or 503."""
 
     def cancel(self, request: Any) -> None:

@@ -137,10 +137,12 @@ class Completion(BaseModel):
     repetition_penalty: float | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    repeat_last_n: int | None = None
     seed: int | None = None
     stop: Annotated[StopTexts | None, BeforeValidator(as_list)] = None
     stop_token_ids: list[int] | None = Field(None, max_length=256)
     ignore_eos: bool | None = None
+    cache_salt: str | None = Field(None, max_length=128)
 
     def sampling_params(self, max_tokens: int | None) -> SamplingParams:
         """Raises RequestError for a value that is out of range."""
@@ -152,12 +154,18 @@ class Completion(BaseModel):
             "repetition_penalty": self.repetition_penalty,
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
+            "repeat_last_n": self.repeat_last_n,
             "seed": self.seed,
             "ignore_eos": self.ignore_eos,
             "stop": None if self.stop is None else tuple(self.stop),
             "stop_token_ids": None if self.stop_token_ids is None else frozenset(self.stop_token_ids),
         }
         return SamplingParams(max_tokens=max_tokens, **{k: v for k, v in asked.items() if v is not None})
+
+    @property
+    def cache_scope(self) -> tuple[str, ...]:
+        """Requests share cached prompts only with those of the same scope."""
+        return (self.cache_salt,) if self.cache_salt else ()
 
     @property
     def include_usage(self) -> bool:

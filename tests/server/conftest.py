@@ -57,7 +57,7 @@ class Parrot:
     width: int = 1
     go: threading.Event = field(default_factory=threading.Event)
     running: list[Parroting] = field(default_factory=list)
-    num_submitted: int = 0
+    scopes: list[tuple[str, ...]] = field(default_factory=list)  # of all that were submitted
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -67,14 +67,14 @@ class Parrot:
         self._thread.start()
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: Sequence[str] = ()
+        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: tuple[str, ...] = ()
     ) -> Parroting:
         with self._lock:
             if len(self.running) >= self.max_requests:
                 raise RequestError("The queue is full: try again.", status=429, code="queue_full")
             text = bytes(prompt_ids).decode()
             self.running.append(Parroting(text, len(prompt_ids), params, sink, self.width))
-            self.num_submitted += 1
+            self.scopes.append(cache_scope)
             return self.running[-1]
 
     def cancel(self, request: Parroting) -> None:

@@ -145,6 +145,12 @@ def test_neutral_values_and_nulls_are_accepted(running: Any) -> None:
     assert answer.choices[0].message.content == "ahoy"
 
 
+def test_a_cache_salt_is_the_scope_of_the_prefix_cache(running: Any) -> None:
+    ask(running, extra_body={"cache_salt": "mine"})
+    ask(running)
+    assert running.engine.scopes[-2:] == [("mine",), ()]
+
+
 def test_a_full_queue_is_a_rate_limit_with_a_time_to_wait(serve: Any, parrot: Any, parrot_model: Any) -> None:
     running = serve(parrot_model(parrot(max_requests=2)))
     for stream in (False, True):
