@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mistralrs_onnx.compiler.compile import compile_gguf
+from mistralrs_onnx.tools.bench import main
+
+
+@pytest.fixture(scope="module")
+def package(tiny_llama: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    return compile_gguf(tiny_llama(folder / "tiny.gguf").write(), folder / "package")
+
+
+def bench(package: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, [*options, "compiled", "-m", str(package)])
+
+
+def test_json_has_a_record_for_each_test(package: Path) -> None:
+    result = bench(package, "-p", "16", "-g", "4", "-c", "1,2", "-r", "1", "-o", "json")
+    assert result.exit_code == 0, result.output
+    records = json.loads(result.stdout)
+    assert [(r["test"], r["concurrency"], r["num_tokens"]) for r in records] == [
+        ("pp16", 1, 16),
+        ("tg4", 1, 4),
+        ("tg4", 2, 8),
+    ]
+    for record in records:
+        assert record["backend"] == "CPU"
+        assert record["determinism"] == "invariant"
+        assert record["tokens_per_second"] * record["ms_per_token"] == pytest.approx(1000)
+        assert record["throughput"] == pytest.approx(record["tokens_per_second"] * record["concurrency"])
+        assert record["ttft_ms"] > 0
+
+
+def test_csv_has_the_same_columns_as_json(package: Path) -> None:
+    options = ("-p", "0", "-g", "3", "-c", "2", "-r", "2", "-d", "10", "--threads", "1", "--determinism", "fast")
+    result = bench(package, *options, "-o", "csv")
+    assert result.exit_code == 0, result.output
+    [record] = csv.DictReader(io.StringIO(result.stdout))
+    assert (record["test"], record["depth"], record["num_tokens"]) == ("tg3 @ d10", "10", "12")
+    assert (record["threads"], record["determinism"], record["repetitions"]) == ("1", "fast", "2")
+
+
+def test_without_a_terminal_the_table_is_markdown(package: Path) -> None:
+    result = bench(package, "-p", "8", "-g", "0", "-r", "2")
+    assert result.exit_code == 0, result.output
+    head, rule, line = result.stdout.splitlines()
+    assert head == "| model | backend | test | concurrency | t/s | ms/t | throughput/s | TTFT ms |"
+    assert rule == "| --- | --- | --- | --: | --: | --: | --: | --: |"
+    assert " | CPU | pp8 | 1 | " in line
+    assert " ± " in line
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["-p", "0", "-g", "0"], "nothing to measure"),
+        (["-c", "1,x"], "must be numbers of at least 1 with commas between"),
+        (["-c", "0"], "must be numbers of at least 1"),
+        (["-c", "32"], "add --max-seqs 32"),
+        (["-d", "5", "--no-prefix-cache"], "leave out --no-prefix-cache"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_is_loaded(options: list[str], complaint: str) -> None:
+    result = bench(Path("there-is-no-package"), *options)
+    assert result.exit_code == 2
+    assert complaint in result.output
+
+
+def test_a_context_that_is_too_short_is_one_line(package: Path) -> None:
+    result = bench(package, "-p", "512", "-g", "0")
+    assert result.exit_code == 1
+    assert "error: the context holds 256 tokens" in result.output

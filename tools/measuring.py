@@ -1,0 +1,196 @@
+"""Times an engine: prompts read and tokens generated, alone and at once; knows no table and no command line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean, stdev
+from time import perf_counter
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mistralrs_onnx.runtime.engine import Engine, Output
+from mistralrs_onnx.runtime.request import Request
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Each of `concurrency` requests reads ("pp") or generates ("tg") `num_tokens`, `depth` tokens into its context."""
+
+    kind: Literal["pp", "tg"]
+    num_tokens: int
+    depth: int = 0
+    concurrency: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}{self.num_tokens}" + (f" @ d{self.depth}" if self.depth else "")
+
+
+class Timing(NamedTuple):
+    """Tokens of all requests while the clock ran, its seconds, and the mean seconds to a first token."""
+
+    num_tokens: int
+    seconds: float
+    ttft: float
+
+    @property
+    def rate(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Repetitions of one workload. Rates are tokens per second of one request; `throughput` is that of all."""
+
+    workload: Workload
+    timings: tuple[Timing, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        return [timing.rate / self.workload.concurrency for timing in self.timings]
+
+    @property
+    def rate(self) -> float:
+        return fmean(self.rates)
+
+    @property
+    def rate_stdev(self) -> float:
+        return stdev(self.rates) if len(self.timings) > 1 else 0.0
+
+    @property
+    def ms_per_token(self) -> float:
+        return 1000 / self.rate
+
+    @property
+    def throughput(self) -> float:
+        return fmean(timing.rate for timing in self.timings)
+
+    @property
+    def ttft_ms(self) -> float:
+        return 1000 * fmean(timing.ttft for timing in self.timings)
+
+
+class Prompts:
+    """Random token ids, other ones each time, so that the prefix cache has none of them."""
+
+    def __init__(self, vocab_size: int, seed: int | None = None) -> None:
+        self._vocab_size = vocab_size
+        self._rng = np.random.default_rng(seed)
+
+    def draw(self, num_tokens: int) -> list[int]:
+        return [int(token_id) for token_id in self._rng.integers(0, self._vocab_size, num_tokens)]
+
+
+def repeat(engine: Engine, workload: Workload, prompts: Prompts, repetitions: int) -> Result:
+    """Measures after a run that does not count. Raises RequestError when the context is too short for it."""
+    measure(engine, workload, prompts)
+    return Result(workload, tuple(measure(engine, workload, prompts) for _ in range(repetitions)))
+
+
+def measure(engine: Engine, workload: Workload, prompts: Prompts) -> Timing:
+    """One run. What lies before `depth` comes from the prefix cache, so the clock does not see it.
+
+    "pp": from the moment that the requests are there to the last first token. "tg": from the moment that every
+    request has its first token to the last end.
+    """
+    contexts = [prompts.draw(workload.depth) for _ in range(workload.concurrency)]
+    if workload.depth:
+        run(engine, contexts, greedy(1), prompts)
+    is_prefill = workload.kind == "pp"
+    asked = [context + prompts.draw(workload.num_tokens if is_prefill else 1) for context in contexts]
+    batch = run(engine, asked, greedy(1 if is_prefill else workload.num_tokens + 1), prompts)
+    waits = [batch.wait(request) for request in batch.requests]
+    if is_prefill:
+        return Timing(workload.num_tokens * workload.concurrency, max(waits), fmean(waits))
+    begun, ended = batch.begun, batch.ended
+    return Timing(ended.num_generated - begun.num_generated, ended.time - begun.time, fmean(waits))
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+
+
+def run(engine: Engine, asked: Sequence[Sequence[int]], params: SamplingParams, prompts: Prompts) -> Batch:
+    """Serves prompts that start together, to their end. Raises RequestError."""
+    batch = Batch(engine, len(asked))
+    with held(engine, prompts.draw(1)):
+        for index, prompt in enumerate(asked):
+            batch.requests.append(engine.submit(prompt, params, partial(batch.receive, index)))
+        batch.released_at = perf_counter()
+    batch.join()
+    return batch
+
+
+@contextmanager
+def held(engine: Engine, prompt: Sequence[int]) -> Iterator[None]:
+    """Keeps the engine from its next step: what the block submits starts together."""
+    is_held, release = threading.Event(), threading.Event()
+
+    def block(_: Output) -> None:
+        is_held.set()
+        release.wait()
+
+    engine.submit(prompt, greedy(1), block)
+    is_held.wait()
+    try:
+        yield
+    finally:
+        release.set()
+
+
+class Mark(NamedTuple):
+    """A moment on the engine's thread. `run_seconds`: inside the runner so far."""
+
+    time: float
+    num_generated: int
+    run_seconds: float
+
+
+class Batch:
+    """Requests that run at once. `begun` is when each had its first token, `ended` when each had its last."""
+
+    begun: Mark
+    ended: Mark
+
+    def __init__(self, engine: Engine, num_requests: int) -> None:
+        self.requests: list[Request] = []
+        self.released_at = 0.0
+        self._engine = engine
+        self._unstarted = set(range(num_requests))
+        self._unfinished = set(range(num_requests))
+        self._errors: list[Exception] = []
+        self._done = threading.Event()
+
+    def receive(self, index: int, output: Output) -> None:
+        """The sink of a request."""
+        if index in self._unstarted:
+            self._unstarted.remove(index)
+            if not self._unstarted:
+                self.begun = self._mark()
+        if output.error is not None:
+            self._errors.append(output.error)
+        if output.finish_reason is not None:
+            self._unfinished.remove(index)
+            if not self._unfinished:
+                self.ended = self._mark()
+                self._done.set()
+
+    def join(self) -> None:
+        self._done.wait()
+        if self._errors:
+            raise self._errors[0]
+
+    def wait(self, request: Request) -> float:
+        """Seconds to the first token of a request."""
+        assert request.first_token_at is not None, f"request {request.id} ended without a token"
+        return request.first_token_at - self.released_at
+
+    def _mark(self) -> Mark:
+        stats = self._engine.stats()
+        return Mark(perf_counter(), stats.generation_tokens, stats.run_seconds)
