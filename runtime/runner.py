@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs import contract
@@ -15,6 +14,7 @@ from mistralrs_onnx.graphs.contract import KVDtype, Manifest
 from .core import Logits, Row
 from .kv_pool import KVPool
 from .packing import pack
+from .sessions import InferenceSession
 
 Determinism = Literal["invariant", "fast"]
 
@@ -28,7 +28,7 @@ class OrtRunner:
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: InferenceSession,
         manifest: Manifest,
         *,
         num_slots: int,

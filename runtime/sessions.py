@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .errors import PackageError
 
+# Before the import: it would note this computer's identity in the user's cache and report it to its makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 try:
     import onnxruntime
 except ImportError as error:
@@ -16,8 +19,10 @@ except ImportError as error:
         "onnxruntime is missing: install mistralrs-onnx[cpu], or mistralrs-onnx[cuda] on a GPU"
     ) from error
 
+InferenceSession = onnxruntime.InferenceSession
 
-def make_session(path: Path, num_threads: int | None = None) -> onnxruntime.InferenceSession:
+
+def make_session(path: Path, num_threads: int | None = None) -> InferenceSession:
     """A session whose functions are inlined and folded: at a lower level packed linears would return zeros.
 
     `num_threads`: None takes the processors that this process may use. Raises PackageError.
@@ -28,7 +33,7 @@ def make_session(path: Path, num_threads: int | None = None) -> onnxruntime.Infe
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else sessions slow each other
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises bare types of its own
         raise PackageError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
     _trim()

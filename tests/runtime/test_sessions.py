@@ -1,0 +1,35 @@
+"""Sessions: what can go wrong when one is made, and what importing them leaves on disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mistralrs_onnx.runtime.errors import PackageError
+from mistralrs_onnx.runtime.sessions import make_session, num_processors
+
+
+def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x0a nonsense")
+    with pytest.raises(PackageError, match=r"cannot load .*broken\.onnx"):
+        make_session(tmp_path / "broken.onnx")
+
+
+def test_nothing_about_the_user_is_noted_down(smollm2, tmp_path: Path) -> None:
+    """The runtime library keeps a device id and events under the home folder unless told not to."""
+    code = (
+        "import sys; from pathlib import Path; from mistralrs_onnx.runtime.sessions import make_session\n"
+        "make_session(Path(sys.argv[1]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, smollm2.engine("float32")], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_threads_are_what_this_process_may_use() -> None:
+    assert 1 <= num_processors() <= (os.cpu_count() or 1)
