@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from mistralrs_onnx.graphs.contract import KVDtype, Manifest
 from .core import Logits, Row
 from .kv_pool import KVPool
 from .packing import pack
-from .sessions import InferenceSession
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Determinism = Literal["invariant", "fast"]
 

@@ -1,25 +1,22 @@
-"""The one place where ONNX Runtime sessions are made, with the options that our graphs rely on."""
+"""The one place where ONNX Runtime is loaded and its sessions are made, with the options that our graphs rely on."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .errors import PackageError
 
-# Before the import: it would note this computer's identity in the user's cache and report it to its makers.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
-try:
-    import onnxruntime
-except ImportError as error:
-    raise ImportError(
-        "onnxruntime is missing: install mistralrs-onnx[cpu], or mistralrs-onnx[cuda] on a GPU"
-    ) from error
-
-InferenceSession = onnxruntime.InferenceSession
+BUILDS = ("onnxruntime", "onnxruntime-gpu")
 
 
 def make_session(path: Path, num_threads: int | None = None) -> InferenceSession:
@@ -27,21 +24,47 @@ def make_session(path: Path, num_threads: int | None = None) -> InferenceSession
 
     `num_threads`: None takes the processors that this process may use. Raises PackageError.
     """
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    library = runtime_library()
+    options = library.SessionOptions()
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = num_threads or num_processors()
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else sessions slow each other
     try:
-        session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library raises bare types of its own
-        raise PackageError(f"onnxruntime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        raise PackageError(f"onnxruntime {library.__version__} cannot load {path}: {error}") from error
     _trim()
     return session
 
 
+@cache
+def runtime_library() -> ModuleType:
+    """The module onnxruntime. Raises PackageError when no build of it is installed, or two that overwrite each other."""
+    installed = [name for name in BUILDS if _is_installed(name)]
+    if len(installed) > 1:
+        raise PackageError(
+            "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, install one again"
+        )
+    # Before the import: it would note this computer's identity in the user's cache and report it to its makers.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        how = "pip install 'mistralrs-onnx[cpu]', or 'mistralrs-onnx[cuda]' for a GPU"
+        raise PackageError(f"onnxruntime cannot be imported ({error}): {how}") from error
+    return onnxruntime
+
+
 def num_processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return distribution(name) is not None
+    except PackageNotFoundError:
+        return False
 
 
 def _trim() -> None:

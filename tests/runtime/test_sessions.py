@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mistralrs_onnx.runtime.errors import PackageError
-from mistralrs_onnx.runtime.sessions import make_session, num_processors
+from mistralrs_onnx.runtime import sessions
+from mistralrs_onnx.runtime.sessions import make_session, num_processors, runtime_library
 
 
 def test_a_file_that_is_no_graph_is_named(tmp_path: Path) -> None:
@@ -33,3 +34,17 @@ def test_nothing_about_the_user_is_noted_down(smollm2, tmp_path: Path) -> None:
 
 def test_threads_are_what_this_process_may_use() -> None:
     assert 1 <= num_processors() <= (os.cpu_count() or 1)
+
+
+def test_two_builds_in_each_others_way_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime_library.cache_clear()
+    monkeypatch.setattr(sessions, "_is_installed", lambda name: True)
+    with pytest.raises(PackageError, match="overwrite each other: pip uninstall both"):
+        runtime_library()
+
+
+def test_a_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime_library.cache_clear()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(PackageError, match=r"pip install 'mistralrs-onnx\[cpu\]'"):
+        runtime_library()
