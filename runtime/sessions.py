@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +41,7 @@ def make_session(path: Path, num_threads: int | None = None) -> InferenceSession
 
 @cache
 def runtime_library() -> ModuleType:
-    """The module onnxruntime. Raises PackageError when no build of it is installed, or two that overwrite each other."""
+    """The module onnxruntime. Raises PackageError when it is missing, or two builds of it overwrite each other."""
     installed = [name for name in BUILDS if _is_installed(name)]
     if len(installed) > 1:
         raise PackageError(
@@ -49,11 +50,10 @@ def runtime_library() -> ModuleType:
     # Before the import: it would note this computer's identity in the user's cache and report it to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError as error:
         how = "pip install 'mistralrs-onnx[cpu]', or 'mistralrs-onnx[cuda]' for a GPU"
         raise PackageError(f"onnxruntime cannot be imported ({error}): {how}") from error
-    return onnxruntime
 
 
 def num_processors() -> int:

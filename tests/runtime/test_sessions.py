@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime import sessions
+from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.sessions import make_session, num_processors, runtime_library
 
 
