@@ -88,6 +88,7 @@ def _compile(gguf: GGUF, folder: Path, options: CompileOptions, report: Report) 
     config = read_config(gguf, arch)
     weights = GGUFWeights(gguf, arch, config)
     spec = arch.decoder(config, weights)
+    _check_computable(spec)
     weights.check(spec.shapes())
     ids = special_ids(gguf.metadata)
     report(Progress("tokenizer", 0, 0))
@@ -118,12 +119,29 @@ def _manifest(
         engines=ENGINES,
         accuracy=accuracy,
         row_multiple=1,
-        invariant="yes" if accuracy == "int8" else "no, because float kernels sum in another order for one row",
+        invariant=_invariance(spec, accuracy),
         bos_token_id=ids.bos,
         eos_token_ids=ids.eos,
         tensors={name: TensorRecord(tensor.type, tensor.shape) for name, tensor in gguf.tensors.items()},
         files=files,
     )
+
+
+def _check_computable(spec: Decoder) -> None:
+    for attention in {layer.attention for layer in spec.layers}:
+        if attention.head_size % 16:
+            raise CompileError(f"heads of {attention.head_size} elements are not supported yet, only multiples of 16")
+        if attention.num_heads % attention.num_kv_heads:
+            raise CompileError(f"{attention.num_heads} heads cannot share {attention.num_kv_heads} key and value heads")
+
+
+def _invariance(spec: Decoder, accuracy: str) -> str:
+    """Whether logits are the same bits in any batch, as measured with ONNX Runtime 1.32."""
+    if accuracy != "int8":
+        return "no, because float kernels sum in another order for one row"
+    if spec.kv.head_size > 128:
+        return f"no, because attention over heads of {spec.kv.head_size} elements depends on the number of rows"
+    return "yes"
 
 
 def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> dict[str, ir.Model]:

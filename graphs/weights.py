@@ -93,7 +93,7 @@ class _Group:
             for field, offset in zip(self.fields, self.offsets, strict=True):
                 plane = np.ascontiguousarray(planes[field.name], dtype=field.dtype)
                 file.seek(offset + start * (plane.nbytes // len(plane)))
-                file.write(plane.data)
+                file.write(plane.view(np.uint8).data)
             yield raw.nbytes
 
 

@@ -79,6 +79,11 @@ class Reference:
 
 
 @pytest.fixture(scope="session")
+def reference_of() -> type[Reference]:
+    return Reference
+
+
+@pytest.fixture(scope="session")
 def reference(smollm2_gguf: Path) -> Reference:
     return Reference(smollm2_gguf)
 
