@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-mistralrs: Any = importlib.import_module("mistralrs")  # not among our dependencies: nothing to check types against
-
 
 @dataclass
 class Stream:
@@ -42,8 +40,9 @@ class Peer:
     """A loaded model. `words` are one token each; the chat template adds `num_template` around them."""
 
     def __init__(self, folder: str, file: str, words: Sequence[str]) -> None:
-        which = mistralrs.Which.GGUF(folder, file)
-        self._runner = mistralrs.Runner(which, max_seqs=16, prefix_cache_n=0, token_source="none")
+        self._mistralrs: Any = importlib.import_module("mistralrs")  # not among our dependencies
+        which = self._mistralrs.Which.GGUF(folder, file)
+        self._runner = self._mistralrs.Runner(which, max_seqs=16, prefix_cache_n=0, token_source="none")
         self._words = words
         self._num_template = 0
         self._num_template = self.run([16], 2)[1][0].prompt_tokens - 16
@@ -67,7 +66,7 @@ class Peer:
 
     def _request(self, num_tokens: int, max_tokens: int) -> Any:
         text = "".join(random.choices(self._words, k=max(1, num_tokens - self._num_template)))
-        return mistralrs.ChatCompletionRequest(
+        return self._mistralrs.ChatCompletionRequest(
             messages=text, model="default", max_tokens=max_tokens, temperature=0.0, ignore_eos=True, stream=True
         )
 

@@ -7,7 +7,6 @@ disturbs whoever runs just then; a cell is the median of its repetitions. Peers 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,6 @@ from statistics import median
 from typing import get_args
 
 import click
-from tokenizers import Tokenizer
 
 from mistralrs_onnx.cache import demo_checkpoint
 from mistralrs_onnx.model import LoadOptions, Model, load
@@ -31,8 +29,8 @@ from .measuring import Prompts, Workload, greedy, measure
 from .options import compiled_now
 from .overhead import overhead, timed_engine
 from .peer_llama import Rates, llama_batched_bench, llama_bench, output_of
+from .words import single_token_words
 
-NUM_WORDS = 500  # that prompts for peers without token ids are made of
 EXECUTABLE = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=False)
 
 
@@ -115,18 +113,9 @@ def mistralrs_rates(
         "workloads": [asdict(workload) for workload in workloads],
     }
     script = Path(__file__).with_name("peer_mistralrs.py")
-    env = {"RAYON_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    env = {"RAYON_NUM_THREADS": str(threads), "CANDLE_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     output = output_of([python, script], json.dumps(job), env)
     return dict(zip(workloads, json.loads(output.splitlines()[-1]), strict=True))
-
-
-def single_token_words(tokenizer: Tokenizer) -> list[str]:
-    """Words with a space before them that are one token each, so that a text has as many tokens as words."""
-    rng = random.Random(0)
-    vocab = [token[1:] for token in sorted(tokenizer.get_vocab()) if token[0] == "Ġ" and token[1:].isalpha()]
-    words = [f" {word}" for word in vocab if word.isascii() and word.islower()]
-    rng.shuffle(words)
-    return [word for word in words[: 2 * NUM_WORDS] if len(tokenizer.encode(word).ids) == 1][:NUM_WORDS]
 
 
 def comparison(contestants: Sequence[Contestant], workloads: Sequence[Workload], repetitions: int) -> str:
