@@ -36,10 +36,11 @@ EXECUTABLE = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_pat
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Runs each workload once and says the tokens per second of each that it can do."""
+    """Runs each workload once and says the tokens per second of each that it can do, `repetitions` times."""
 
     name: str
     rates: Callable[[Sequence[Workload]], Rates]
+    repetitions: int
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -48,6 +49,11 @@ class Contestant:
 @click.option("--llama-batched-bench", "batched", type=EXECUTABLE, help="llama.cpp's program; for several at once.")
 @click.option("--mistralrs-python", type=EXECUTABLE, help="Python interpreter that has the package mistralrs.")
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--mistralrs-repetitions",
+    type=click.IntRange(1),
+    help="Of mistralrs, which reads 16 prompts of 500 tokens in minutes.  [default: as many]",
+)
 @click.option("-t", "--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("-p", "--n-prompt", type=click.IntRange(1), default=512, show_default=True, help="Tokens to read.")
 @click.option("-g", "--n-gen", type=click.IntRange(1), default=64, show_default=True, help="Tokens to generate.")
@@ -59,6 +65,7 @@ def main(
     batched: Path | None,
     mistralrs_python: Path | None,
     repetitions: int,
+    mistralrs_repetitions: int | None,
     threads: int,
     n_prompt: int,
     n_gen: int,
@@ -69,24 +76,30 @@ def main(
     workloads = [Workload("pp", n_prompt), *(Workload("tg", n_gen, d, c) for c in concurrency for d in depth)]
     with reported(), ExitStack() as stack:
         file = checkpoint or demo_checkpoint()
-        package = compiled_now(file)
+        package = open_package(compiled_now(file))
         options = LoadOptions(num_threads=threads, engine=EngineOptions(max_seqs=max(16, *concurrency)))
-        models = {
-            mode: stack.enter_context(load(package, replace(options, determinism=mode)))
-            for mode in get_args(Determinism)
-        }
-        contestants = [Contestant(f"ours, {mode}", partial(engine_rates, model)) for mode, model in models.items()]
-        for contestant in contestants:
-            contestant.rates(workloads)  # a warm-up; the others make their own
+        contestants = our_modes(package, options, workloads, repetitions, stack)
         if alone is not None or batched is not None:
-            contestants.append(Contestant("llama.cpp", partial(llama_rates, alone, batched, file, threads)))
+            run_llama = partial(llama_rates, alone, batched, file, threads)
+            contestants.append(Contestant("llama.cpp", run_llama, repetitions))
         if mistralrs_python is not None:
-            words = single_token_words(models["invariant"].tokenizer)
-            contestants.append(
-                Contestant("mistralrs", partial(mistralrs_rates, mistralrs_python, file, threads, words))
-            )
-        click.echo(comparison(contestants, workloads, repetitions))
-        click.echo(overheads(open_package(package), options, n_gen, min(depth), repetitions), nl=False)
+            words = single_token_words(package.tokenizer())
+            run_mistralrs = partial(mistralrs_rates, mistralrs_python, file, threads, words)
+            contestants.append(Contestant("mistralrs", run_mistralrs, mistralrs_repetitions or repetitions))
+        click.echo(comparison(contestants, workloads))
+        click.echo(overheads(package, options, n_gen, min(depth), repetitions), nl=False)
+
+
+def our_modes(
+    package: Package, options: LoadOptions, workloads: Sequence[Workload], repetitions: int, stack: ExitStack
+) -> list[Contestant]:
+    """Our engine in both modes, the default one first, warmed up as the others do it themselves."""
+    contestants = []
+    for mode in get_args(Determinism):
+        model = stack.enter_context(load(package.path, replace(options, determinism=mode)))
+        engine_rates(model, workloads)
+        contestants.append(Contestant(f"ours, {mode}", partial(engine_rates, model), repetitions))
+    return contestants
 
 
 def engine_rates(model: Model, workloads: Sequence[Workload]) -> Rates:
@@ -118,12 +131,12 @@ def mistralrs_rates(
     return dict(zip(workloads, json.loads(output.splitlines()[-1]), strict=True))
 
 
-def comparison(contestants: Sequence[Contestant], workloads: Sequence[Workload], repetitions: int) -> str:
+def comparison(contestants: Sequence[Contestant], workloads: Sequence[Workload]) -> str:
     """A table of medians, with our default mode divided by each peer's."""
     samples: dict[tuple[str, Workload], list[float]] = {}
-    for i in range(repetitions):
-        for contestant in contestants:
-            click.echo(f"Repetition {i + 1} of {repetitions}: {contestant.name} ...", err=True)
+    for i in range(max(contestant.repetitions for contestant in contestants)):
+        for contestant in (c for c in contestants if i < c.repetitions):
+            click.echo(f"{contestant.name}, repetition {i + 1} of {contestant.repetitions} ...", err=True)
             for workload, rate in contestant.rates(workloads).items():
                 samples.setdefault((contestant.name, workload), []).append(rate)
     medians = {key: median(rates) for key, rates in samples.items()}

@@ -91,10 +91,20 @@ def test_all_take_turns_and_share_one_table(tiny_llama: Any, tmp_path: Path, mon
         *("--llama-bench", str(program(tmp_path / "llama-bench", LLAMA_BENCH))),
         *("--llama-batched-bench", str(program(tmp_path / "llama-batched-bench", BATCHED))),
         *("--mistralrs-python", sys.executable),
-        *("-r", "1", "-p", "8", "-g", "3", "-d", "4", "-c", "1,2"),
+        *("-r", "2", "--mistralrs-repetitions", "1", "-p", "8", "-g", "3", "-d", "4", "-c", "1,2"),
     ]
     result = CliRunner().invoke(peers.main, options)
     assert result.exit_code == 0, result.output
+    turns = [line.split(" ...")[0] for line in result.stderr.splitlines() if "repetition" in line]
+    assert turns == [
+        "ours, invariant, repetition 1 of 2",
+        "ours, fast, repetition 1 of 2",
+        "llama.cpp, repetition 1 of 2",
+        "mistralrs, repetition 1 of 1",
+        "ours, invariant, repetition 2 of 2",
+        "ours, fast, repetition 2 of 2",
+        "llama.cpp, repetition 2 of 2",
+    ]
     table, overhead = result.stdout.split("\n\n")
     head, _, prefill, alone, both = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     assert head[2:6] == ["ours, invariant, t/s", "ours, fast, t/s", "llama.cpp, t/s", "mistralrs, t/s"]
