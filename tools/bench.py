@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -194,11 +195,13 @@ def markdown(cells: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS, n
 
 
 def terminal_table(cells: Sequence[Sequence[str]]) -> Table:
-    table = Table()
-    for i, column in enumerate(COLUMNS):
-        table.add_column(column, justify="left" if i < 3 else "right")
+    """Model and backend, the same in each row, stand above it: 80 columns are enough."""
+    model, backend = cells[0][:2]
+    table = Table(title=f"{model}, {backend}", box=SIMPLE)
+    for i, column in enumerate(COLUMNS[2:]):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
     for line in cells:
-        table.add_row(*line)
+        table.add_row(*line[2:])
     return table
 
 

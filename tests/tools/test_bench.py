@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from mistralrs_onnx.compiler.compile import compile_gguf
-from mistralrs_onnx.tools.bench import main
+from mistralrs_onnx.tools.bench import COLUMNS, main, rows, terminal_table
+from mistralrs_onnx.tools.measuring import Result as Measured
+from mistralrs_onnx.tools.measuring import Timing, Workload
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,12 @@ def test_a_context_that_is_too_short_is_one_line(package: Path) -> None:
     result = bench(package, "-p", "512", "-g", "0")
     assert result.exit_code == 1
     assert "error: the context holds 256 tokens" in result.output
+
+
+def test_a_terminal_of_80_columns_shows_every_number() -> None:
+    measured = Measured(Workload("tg", 128, 500, 16), (Timing(2048, 2.0, 0.0123456), Timing(2048, 2.5, 0.0123456)))
+    cells = rows([measured], "SmolLM2-135M-Instruct.Q4_1")
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(terminal_table(cells))
+    assert all(text in capture.get() for text in (*cells[0], *COLUMNS[2:]))
