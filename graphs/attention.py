@@ -41,6 +41,20 @@ class Attention:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which rows of a batch attention sees. `total`: int32 scalar, an upper bound of seqlens_k + 1.
+
+    `position_ids`: int64 (batch, rows), or consecutive ones. `bias`: float32 (batch, 1, rows, total), added to scores.
+    """
+
+    seqlens_k: ir.Value
+    total: ir.Value
+    query_seqlens: ir.Value | None = None
+    position_ids: ir.Value | None = None
+    bias: ir.Value | None = None
+
+
 class Cache(Protocol):
     """Inputs of a graph, and how its attention reaches keys and values of earlier tokens."""
 

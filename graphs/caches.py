@@ -2,49 +2,69 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import onnx_ir as ir
 
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN
 
 from . import contract
-from .attention import Attention, Rope, rotary_tables
+from .attention import Attention, Rope, Rows, rotary_tables
 from .contract import KVDtype, KVGeometry
+from .decode import DecodeRows, group_heads, grouped_heads, ungroup_heads
 from .emit import Emit
 
 DTYPES: dict[KVDtype, ir.DataType] = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
+class Axes(NamedTuple):
+    """Names of the axes of keys and values, and what their tensors' names begin with."""
+
+    batch: str
+    past: str
+    present: str
+    prefix: str = ""
+
+
+class Tables:
+    """Rotary tables of a graph, each drawn once."""
+
+    def __init__(self, emit: Emit, rows: int) -> None:
+        self._emit = emit
+        self._rows = rows
+        self._drawn: dict[Rope, tuple[ir.Value, ir.Value]] = {}
+
+    def of(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
+        if rope not in self._drawn:
+            self._drawn[rope] = rotary_tables(self._emit, rope, self._rows)
+        return self._drawn[rope]
+
+
 class _KeyValues:
     """Past inputs, present outputs, and the operator between them."""
 
-    def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, batch: str, past: str, present: str) -> None:
+    def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, axes: Axes, tables: Tables) -> None:
         self._emit = emit
         self._dtype = DTYPES[dtype]
         self._geometry = geometry
-        self._batch = batch
-        self._present_length = present
-        names = contract.cache_names(geometry.num_layers)
-        self._past = [emit.input(name, self._dtype, self._shape(past)) for name, _ in names]
+        self._axes = axes
+        self._names = contract.cache_names(geometry.num_layers, axes.prefix)
+        self._past = [emit.input(name, self._dtype, self._shape(axes.past)) for name, _ in self._names]
         self._present: list[ir.Value] = []
-        self._tables: dict[Rope, tuple[ir.Value, ir.Value]] = {}
+        self._tables = tables
+        self._casts: dict[ir.Value, ir.Value] = {}
 
-    def attend(
-        self,
-        spec: Attention,
-        layer: int,
-        qkv: ir.Value,  # (batch, rows, (heads + 2 kv_heads) · head)
-        lengths: tuple[ir.Value, ir.Value],  # seqlens_k, total_sequence_length
-        rope_rows: int,
-        position_ids: ir.Value | None = None,
-        query_seqlens: ir.Value | None = None,
-    ) -> ir.Value:
+    def attend(self, spec: Attention, layer: int, qkv: ir.Value, rows: Rows) -> ir.Value:
+        """qkv: (batch, rows, (heads + 2 kv_heads) · head) to (batch, rows, heads · head)."""
         past = self._past[2 * layer : 2 * layer + 2]
-        unused = (None,) * 6  # attention bias, sinks, scales, norms
+        cos, sin = (self._cast(table) for table in self._tables.of(spec.rope))
+        bias = None if rows.bias is None else self._cast(rows.bias)
+        unused = (None,) * 5  # sinks, scales, norms
         output, *present = self._emit.ops(
             "GroupQueryAttention",
             3,
-            *(self._cast(qkv), None, None, *past, *lengths, *self._rotary(spec.rope, rope_rows)),
-            *(position_ids, *unused, query_seqlens),
+            *(self._cast(qkv), None, None, *past, rows.seqlens_k, rows.total, cos, sin),
+            *(rows.position_ids, bias, *unused, rows.query_seqlens),
             domain=CONTRIB_DOMAIN,
             num_heads=spec.num_heads,
             kv_num_heads=spec.num_kv_heads,
@@ -55,51 +75,63 @@ class _KeyValues:
         return output if self._dtype == ir.DataType.FLOAT else self._emit.op("Cast", output, to=ir.DataType.FLOAT)
 
     def outputs(self) -> None:
-        for value, (_, name) in zip(self._present, contract.cache_names(self._geometry.num_layers), strict=True):
-            self._emit.output(value, name, self._dtype, self._shape(self._present_length))
+        for value, (_, name) in zip(self._present, self._names, strict=True):
+            self._emit.output(value, name, self._dtype, self._shape(self._axes.present))
 
     def _shape(self, length: str) -> list[int | str]:
-        return [self._batch, self._geometry.num_heads, length, self._geometry.head_size]
+        return [self._axes.batch, self._geometry.num_heads, length, self._geometry.head_size]
 
     def _cast(self, value: ir.Value) -> ir.Value:
-        return value if self._dtype == ir.DataType.FLOAT else self._emit.op("Cast", value, to=self._dtype)
-
-    def _rotary(self, rope: Rope, rows: int) -> tuple[ir.Value, ir.Value]:
-        if rope not in self._tables:
-            cos, sin = rotary_tables(self._emit, rope, rows)
-            self._tables[rope] = self._cast(cos), self._cast(sin)
-        return self._tables[rope]
+        """To the type of the cache, each value once."""
+        if self._dtype == ir.DataType.FLOAT:
+            return value
+        if value not in self._casts:
+            self._casts[value] = self._emit.op("Cast", value, to=self._dtype)
+        return self._casts[value]
 
 
 class PackedCache:
-    """Tokens of all slots in one row; only attention sees a batch of slots, updated in place."""
+    """Tokens of all slots in one row; only attention sees batches of slots, updated in place.
+
+    A slot that decodes would show attention one row of one head at a time. Instead the query heads that share a key
+    head are its rows, so that keys are read once for all of them: `decode.py` says how.
+    """
 
     def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, rope_rows: int) -> None:
         self._emit = emit
-        self._rope_rows = rope_rows
         self.ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, ["tokens"])
-        self._pad = emit.input(contract.PAD_INDEX, ir.DataType.INT64, ["slots", "rows"])
+        self._pad = emit.input(contract.PAD_INDEX, ir.DataType.INT64, ["chunk_slots", "rows"])
+        self._rows = Rows(
+            query_seqlens=emit.input(contract.QUERY_SEQLENS, ir.DataType.INT32, ["chunk_slots"]),
+            seqlens_k=emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["chunk_slots"]),
+            total=emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, []),
+        )
+        self._decode_index = emit.input(contract.DECODE_INDEX, ir.DataType.INT64, ["decode_slots"])
+        self._decode_rows = DecodeRows(emit)
         self._unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
-        self._query_seqlens = emit.input(contract.QUERY_SEQLENS, ir.DataType.INT32, ["slots"])
-        self._seqlens_k = emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["slots"])
-        self._total = emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, [])
         self._logit_index = emit.input(contract.LOGIT_INDEX, ir.DataType.INT64, ["logits"])
-        self._kv = _KeyValues(emit, geometry, dtype, "slots", "capacity", "capacity")
+        tables = Tables(emit, rope_rows)
+        self._chunks = _KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), tables)
+        decoding = Axes("decode_slots", "capacity", "capacity", contract.DECODE_PREFIX)
+        self._decodes = _KeyValues(emit, geometry, dtype, decoding, tables)
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
         emit = self._emit
-        rows = emit.op("Gather", qkv, self._pad, axis=0)  # (slots, rows, qkv)
-        lengths = self._seqlens_k, self._total
-        output = self._kv.attend(spec, layer, rows, lengths, self._rope_rows, query_seqlens=self._query_seqlens)
-        flat = emit.op("Reshape", output, emit.ints(-1, spec.num_heads * spec.head_size))
-        return emit.op("Gather", flat, self._unpad, axis=0)  # (tokens, heads · head)
+        padded = emit.op("Gather", qkv, self._pad, axis=0)  # (slots, rows, qkv)
+        chunks = self._chunks.attend(spec, layer, padded, self._rows)
+        grouped = group_heads(emit, spec, emit.op("Gather", qkv, self._decode_index, axis=0))
+        decodes = self._decodes.attend(grouped_heads(spec), layer, grouped, self._decode_rows.of(spec))
+        flat = emit.op("Reshape", chunks, emit.ints(-1, spec.num_heads * spec.head_size))
+        both = emit.op("Concat", flat, ungroup_heads(emit, spec, decodes), axis=0)
+        return emit.op("Gather", both, self._unpad, axis=0)  # (tokens, heads · head)
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         return self._emit.op("Gather", hidden, self._logit_index, axis=0)
 
     def finish(self, logits: ir.Value, vocab_size: int) -> None:
         self._emit.output(logits, contract.LOGITS, ir.DataType.FLOAT, ["logits", vocab_size])
-        self._kv.outputs()
+        self._chunks.outputs()
+        self._decodes.outputs()
 
 
 class DenseCache:
@@ -107,25 +139,26 @@ class DenseCache:
 
     def __init__(self, emit: Emit, geometry: KVGeometry, rope_rows: int) -> None:
         self._emit = emit
-        self._rope_rows = rope_rows
         batch, rows, total = "batch_size", "sequence_length", "total_sequence_length"
         ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, [batch, rows])
         mask = emit.input(contract.ATTENTION_MASK, ir.DataType.INT64, [batch, total])
-        self._position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
-        self._kv = _KeyValues(emit, geometry, "float32", batch, "past_sequence_length", total)
+        position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
+        axes = Axes(batch, "past_sequence_length", total)
+        self._kv = _KeyValues(emit, geometry, "float32", axes, Tables(emit, rope_rows))
         self.ids = emit.op("Reshape", ids, emit.ints(-1))
         self._batch = emit.op("Concat", emit.op("Shape", ids), emit.ints(-1), axis=0)  # (batch, rows, -1)
         with emit.at("attention_mask"):
             held = emit.op("Sub", emit.op("ReduceSum", mask, emit.ints(1), keepdims=0), emit.ints(1))
             length = emit.op("Squeeze", emit.op("Shape", mask, start=1))
-            self._lengths = (
-                emit.op("Cast", held, to=ir.DataType.INT32),
-                emit.op("Cast", length, to=ir.DataType.INT32),
+            self._rows = Rows(
+                seqlens_k=emit.op("Cast", held, to=ir.DataType.INT32),
+                total=emit.op("Cast", length, to=ir.DataType.INT32),
+                position_ids=position_ids,
             )
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
         rows = self._emit.op("Reshape", qkv, self._batch)
-        output = self._kv.attend(spec, layer, rows, self._lengths, self._rope_rows, position_ids=self._position_ids)
+        output = self._kv.attend(spec, layer, rows, self._rows)
         return self._emit.op("Reshape", output, self._emit.ints(-1, spec.num_heads * spec.head_size))
 
     def wanted(self, hidden: ir.Value) -> ir.Value:

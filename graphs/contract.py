@@ -22,13 +22,18 @@ ROPE_MARGIN = LARGEST_CHUNK + 64  # rows of the RoPE table past the context: a p
 
 KVDtype = Literal["float32", "float16"]
 
-# The serving graph packs the new tokens of all slots end to end: T tokens, B slots, S rows per slot, R wanted logits.
+# The serving graph packs the new tokens of all slots end to end: T tokens, R wanted logits. Attention sees two windows
+# of slots: C of them read chunks of up to S tokens, D of them decode one token each.
 INPUT_IDS = "input_ids"  # int64 (T,) in the serving graph, (B, S) in the portable one
-PAD_INDEX = "pad_index"  # int64 (B, S): packed index of each slot's chunk position
-UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in B * S
-QUERY_SEQLENS = "query_seqlens"  # int32 (B,): new rows of each slot, 0 for an idle one
-SEQLENS_K = "seqlens_k"  # int32 (B,): rows of the slot after the step, minus 1
+PAD_INDEX = "pad_index"  # int64 (C, S): packed index of each slot's chunk position
+QUERY_SEQLENS = "query_seqlens"  # int32 (C,): new rows of each slot, 0 for an idle one
+SEQLENS_K = "seqlens_k"  # int32 (C,): rows of the slot after the step, minus 1
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 scalar: an upper bound of rows of any slot
+DECODE_INDEX = "decode_index"  # int64 (D,): packed index of each slot's token
+DECODE_HELD = "decode_held"  # int32 (D,): tokens of the slot before the step
+DECODE_ACTIVE = "decode_active"  # int32 (D,): 1, or 0 for an idle slot
+DECODE_EVEN = "decode_even"  # int32 scalar: 1 keeps attention's rows even, for batch invariance; 0 does not
+UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in the C * S chunk rows and the D decode rows
 LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
 LOGITS = "logits"  # float32 (R, vocab) in the serving graph, (B, S, vocab) in the portable one
 
@@ -36,18 +41,13 @@ ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
 POSITION_IDS = "position_ids"  # int64 (B, S), portable graph
 
 
-def past_name(layer: int, part: Literal["key", "value"]) -> str:
-    return f"past_key_values.{layer}.{part}"
-
-
-def present_name(layer: int, part: Literal["key", "value"]) -> str:
-    return f"present.{layer}.{part}"
-
-
-def cache_names(num_layers: int) -> list[tuple[str, str]]:
+def cache_names(num_layers: int, prefix: str = "") -> list[tuple[str, str]]:
     """Past and present names in the order of the graph: key and value of layer 0, of layer 1, ..."""
-    parts: tuple[Literal["key", "value"], ...] = ("key", "value")
-    return [(past_name(i, part), present_name(i, part)) for i in range(num_layers) for part in parts]
+    parts = [f"{i}.{part}" for i in range(num_layers) for part in ("key", "value")]
+    return [(f"{prefix}past_key_values.{part}", f"{prefix}present.{part}") for part in parts]
+
+
+DECODE_PREFIX = "decode."  # of the cache names of the window that decodes
 
 
 @dataclass(frozen=True, slots=True)

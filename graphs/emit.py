@@ -93,8 +93,9 @@ class Emit:
         self._functions |= {made.identifier(): made for made in definitions(function)}
         return self.ops(function.name, num_outputs, *inputs, domain=DOMAIN, **attributes)
 
-    def const(self, value: NDArray[np.generic]) -> ir.Value:
+    def const(self, constant: NDArray[np.generic] | np.generic) -> ir.Value:
         """A small constant, each value once in a graph."""
+        value = np.asarray(constant)
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
             self._constants[key] = self._initializer(f"const.{len(self._constants)}", ir.tensor(value))

@@ -1,7 +1,8 @@
 """From rows of slots to the inputs of the serving graph.
 
-Attention sees an even number of rows per slot: an odd count repeats its last row, whose key lands one past the end
-and is overwritten by the next token. One row alone would take another kernel, which sums in another order.
+Slots that take one token decode; the others read chunks. In chunks, attention sees an even number of rows per slot: an
+odd count repeats its last row, whose key lands one past the end and is overwritten by the next token. One row alone
+would take another kernel, which sums in another order.
 """
 
 from __future__ import annotations
@@ -16,63 +17,100 @@ from mistralrs_onnx.graphs import contract
 
 from .core import Row
 
+Feeds = dict[str, NDArray[np.generic]]
+Integers = NDArray[np.int64]
+
 
 class Step(NamedTuple):
-    """`window`: the slots that the graph sees. `longest`: rows of the fullest slot after the step."""
+    """`chunks`, `decodes`: the windows of slots that attention sees. `longest`: rows of the fullest slot afterwards."""
 
-    window: slice
-    feeds: dict[str, NDArray[np.generic]]
+    chunks: slice
+    decodes: slice
+    feeds: Feeds
     num_logits: int  # without padding
     longest: int
     largest_id: int
 
 
-def pack(rows: Sequence[Row], *, even_singles: bool, multiple: int = 1) -> Step:
-    """`even_singles`: repeat the rows of a step of single rows, too. T and R become multiples of `multiple`."""
-    counts = np.array([len(row.token_ids) for row in rows])
-    slots = np.array([row.slot for row in rows])
-    repeats = even_singles or counts.max() > 1
-    shown = counts + (counts & 1) * repeats
-    first, width = int(slots.min()), int(shown.max())
-    num_slots = int(slots.max()) - first + 1
+class _Packed(NamedTuple):
+    """Rows as columns of numbers."""
 
-    starts = np.cumsum(counts) - counts  # of each row in the packed tokens
-    within = np.arange(width)
-    pad_index = np.zeros((num_slots, width), np.int64)
-    pad_index[slots - first] = starts[:, None] + np.minimum(within, counts[:, None] - 1)
-    query_seqlens = np.zeros(num_slots, np.int32)
-    query_seqlens[slots - first] = shown
-    seqlens_k = np.zeros(num_slots, np.int32)
-    held = np.array([row.start for row in rows]) + shown
-    seqlens_k[slots - first] = held - 1
+    slots: Integers
+    held: Integers  # tokens before the step
+    counts: Integers  # new tokens
+    starts: Integers  # of the row among the packed tokens
+
+
+def pack(rows: Sequence[Row], *, multiple: int = 1) -> Step:
+    """T and R become multiples of `multiple`."""
+    counts = np.array([len(row.token_ids) for row in rows])
+    slots, held = np.array([row.slot for row in rows]), np.array([row.start for row in rows])
+    packed = np.stack([slots, held, counts, np.cumsum(counts) - counts])
+    is_single = counts == 1
+    chunks, chunk_feeds, chunk_place = _chunks(_Packed(*packed[:, ~is_single]))
+    decodes, decode_feeds, decode_place = _decodes(_Packed(*packed[:, is_single]))
 
     ids = np.concatenate([np.asarray(row.token_ids, np.int64) for row in rows])
-    position = np.arange(len(ids)) - np.repeat(starts, counts)
-    unpad_index = np.repeat((slots - first) * width, counts) + position
-    wanted = np.array([row.num_logits for row in rows])
-    logit_index = _logit_index(starts + counts, wanted)
-    return Step(
-        window=slice(first, first + num_slots),
-        feeds={
-            contract.INPUT_IDS: _padded(ids, multiple),
-            contract.PAD_INDEX: pad_index,
-            contract.UNPAD_INDEX: _padded(unpad_index, multiple),
-            contract.QUERY_SEQLENS: query_seqlens,
-            contract.SEQLENS_K: seqlens_k,
-            contract.LOGIT_INDEX: _padded(logit_index, multiple),
-        },
-        num_logits=len(logit_index),
-        longest=int(held.max()),
-        largest_id=int(ids.max()),
-    )
+    first_place = np.empty(len(rows), np.int64)
+    first_place[~is_single] = chunk_place
+    first_place[is_single] = decode_place + chunk_feeds[contract.PAD_INDEX].size
+    unpad_index = np.arange(len(ids)) + np.repeat(first_place - packed[3], counts)
+    logit_index = _logit_index(packed[3] + counts, np.array([row.num_logits for row in rows]))
+    feeds = {
+        contract.INPUT_IDS: _padded(ids, multiple),
+        contract.UNPAD_INDEX: _padded(unpad_index, multiple),
+        contract.LOGIT_INDEX: _padded(logit_index, multiple),
+    }
+    longest = int((held + counts).max())
+    return Step(chunks, decodes, feeds | chunk_feeds | decode_feeds, len(logit_index), longest, int(ids.max()))
 
 
-def _logit_index(ends: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+def _chunks(rows: _Packed) -> tuple[slice, Feeds, Integers]:
+    """The window, its inputs, and where each row begins among the window's places."""
+    window, slots = _window(rows.slots)
+    shown = rows.counts + (rows.counts & 1)
+    width = int(shown.max(initial=1))
+    pad_index = np.zeros((window.stop - window.start, width), np.int64)
+    pad_index[slots] = rows.starts[:, None] + np.minimum(np.arange(width), rows.counts[:, None] - 1)
+    feeds: Feeds = {
+        contract.PAD_INDEX: pad_index,
+        contract.QUERY_SEQLENS: _spread(slots, shown, window, np.int32),
+        contract.SEQLENS_K: _spread(slots, rows.held + shown - 1, window, np.int32),
+    }
+    return window, feeds, slots * width
+
+
+def _decodes(rows: _Packed) -> tuple[slice, Feeds, Integers]:
+    window, slots = _window(rows.slots)
+    feeds: Feeds = {
+        contract.DECODE_INDEX: _spread(slots, rows.starts, window, np.int64),
+        contract.DECODE_HELD: _spread(slots, rows.held, window, np.int32),
+        contract.DECODE_ACTIVE: _spread(slots, rows.counts, window, np.int32),
+    }
+    return window, feeds, slots
+
+
+def _window(slots: Integers) -> tuple[slice, Integers]:
+    """The narrowest window of these slots (an idle slot, if there are none), and their places in it."""
+    if not len(slots):
+        return slice(0, 1), slots
+    first = int(slots.min())
+    return slice(first, int(slots.max()) + 1), slots - first
+
+
+def _spread(slots: Integers, values: Integers, window: slice, dtype: type[np.integer]) -> NDArray[np.integer]:
+    """Values at their slots' places, 0 elsewhere."""
+    spread = np.zeros(window.stop - window.start, dtype)
+    spread[slots] = values
+    return spread
+
+
+def _logit_index(ends: Integers, wanted: Integers) -> Integers:
     """Packed positions of the last `wanted` tokens of each row."""
     before = np.cumsum(wanted) - wanted
     return np.repeat(ends - wanted, wanted) + np.arange(wanted.sum()) - np.repeat(before, wanted)
 
 
-def _padded(values: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
+def _padded(values: Integers, multiple: int) -> Integers:
     missing = -len(values) % multiple
     return np.concatenate([values, np.repeat(values[-1:], missing)]) if missing else values

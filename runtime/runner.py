@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Determinism = Literal["invariant", "fast"]
+LARGEST_GROUP = 64  # rows that a decoding slot may show
 
 
 class OrtRunner:
     """A `Runner` over one session and one pool of slots.
 
     `max_chunk`: the most tokens that a row of a step may have. `determinism`: with "invariant", logits are the same
-    bits whatever else is in the step; "fast" spends less on single decoding rows and keeps that only for them.
+    bits whatever else is in the step and however a prompt is cut; "fast" keeps only the former.
     """
 
     def __init__(
@@ -40,34 +42,38 @@ class OrtRunner:
         determinism: Determinism = "invariant",
     ) -> None:
         kv, dtype = manifest.kv, np.dtype(kv_dtype)
-        # A padded chunk must fit behind the last token, and so must the repeated row of an odd count.
-        self._pool = KVPool(num_slots, kv.num_layers, kv.num_heads, max_model_len + max_chunk + 2, kv.head_size, dtype)
+        # Behind the last token, a padded chunk must fit, and so must the copies that a decode writes.
+        capacity = max_model_len + max(max_chunk, LARGEST_GROUP) + 2
+        self._pool = KVPool(num_slots, kv.num_layers, kv.num_heads, capacity, kv.head_size, dtype)
         self.num_slots = num_slots
         self.capacity = max_model_len
         self.vocab_size = manifest.vocab_size
         self.token_bytes = kv.token_bytes(dtype.itemsize)
         self._session = session
         self._binding = session.io_binding()
-        self._cache_names = contract.cache_names(kv.num_layers)
-        self._window = slice(0, 0)
-        self._total = np.array(min(self._pool.capacity, manifest.rope_rows), np.int32)
+        self._chunks = _Window(contract.cache_names(kv.num_layers))
+        self._decodes = _Window(contract.cache_names(kv.num_layers, contract.DECODE_PREFIX))
         self._row_multiple = manifest.row_multiple
-        self._even_decodes = determinism == "invariant"
+        self._constants: dict[str, NDArray[np.generic]] = {
+            contract.TOTAL_SEQUENCE_LENGTH: np.array(min(self._pool.capacity, manifest.rope_rows), np.int32),
+            contract.DECODE_EVEN: np.array(determinism == "invariant", np.int32),
+        }
+        for name, value in self._constants.items():
+            self._bind_input(name, value)
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
 
     def run(self, rows: Sequence[Row]) -> Logits:
-        self._reserve_logits(sum(row.num_logits for row in rows))
-        groups = [rows] if self._even_decodes else _singles_apart(rows)
-        if len(groups) == 1:
-            return self._run(groups[0], 0)
-        by_slot: dict[int, Logits] = {}
-        done = 0
-        for group in groups:
-            logits = self._run(group, done)
-            done += len(logits)
-            ends = np.cumsum([row.num_logits for row in group])
-            by_slot |= dict(zip((row.slot for row in group), np.split(logits, ends[:-1]), strict=True))
-        return np.concatenate([by_slot[row.slot] for row in rows])
+        step = pack(rows, multiple=self._row_multiple)
+        assert step.longest <= self.capacity, f"slot of {self.capacity} tokens asked to hold {step.longest}"
+        assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
+        self._bind_window(self._chunks, step.chunks)
+        self._bind_window(self._decodes, step.decodes)
+        for name, value in step.feeds.items():
+            self._bind_input(name, value)
+        logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))
+        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(self._binding)
+        return logits[: step.num_logits]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         self._pool.copy(source, target, num_tokens)
@@ -75,39 +81,28 @@ class OrtRunner:
     def free(self, slot: int, keep: int = 0) -> None:
         self._pool.free(slot, keep)
 
-    def _run(self, rows: Sequence[Row], first: int) -> Logits:
-        step = pack(rows, even_singles=self._even_decodes, multiple=self._row_multiple)
-        assert step.longest <= self.capacity + 1, f"slot of {self.capacity} tokens asked to hold {step.longest}"
-        assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
-        self._bind_window(step.window)
-        for name, value in step.feeds.items():
-            self._bind_input(name, value)
-        self._bind_input(contract.TOTAL_SEQUENCE_LENGTH, self._total)
-        logits = self._logits[first : first + len(step.feeds[contract.LOGIT_INDEX])]
-        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self._session.run_with_iobinding(self._binding)
-        return logits[: step.num_logits]
-
     def _bind_input(self, name: str, value: NDArray[np.generic]) -> None:
         self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
 
-    def _bind_window(self, window: slice) -> None:
-        if window == self._window:
+    def _bind_window(self, window: _Window, slots: slice) -> None:
+        if slots == window.slots:
             return
-        for (past, present), buffer in zip(self._cache_names, self._pool.arrays, strict=True):
-            part = buffer[window]
+        for (past, present), buffer in zip(window.names, self._pool.arrays, strict=True):
+            part = buffer[slots]
             where = "cpu", 0, part.dtype, part.shape, part.ctypes.data
             self._binding.bind_input(past, *where)
             self._binding.bind_output(present, *where)
-        self._window = window
+        window.slots = slots
 
-    def _reserve_logits(self, num_rows: int) -> None:
-        padded = num_rows + 2 * self._row_multiple
-        if len(self._logits) < padded:
-            self._logits = np.empty((padded, self.vocab_size), np.float32)
+    def _room_for(self, num_logits: int) -> Logits:
+        if len(self._logits) < num_logits:
+            self._logits = np.empty((num_logits, self.vocab_size), np.float32)
+        return self._logits[:num_logits]
 
 
-def _singles_apart(rows: Sequence[Row]) -> list[list[Row]]:
-    singles = [row for row in rows if len(row.token_ids) == 1]
-    others = [row for row in rows if len(row.token_ids) > 1]
-    return [group for group in (singles, others) if group]
+@dataclass(slots=True)
+class _Window:
+    """Cache names of a part of the graph, and the slots that are bound to them."""
+
+    names: list[tuple[str, str]]
+    slots: slice = field(default_factory=lambda: slice(0, 0))

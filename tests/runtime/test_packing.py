@@ -6,29 +6,46 @@ from mistralrs_onnx.graphs import contract
 from mistralrs_onnx.runtime.core import Row
 from mistralrs_onnx.runtime.packing import pack
 
+IDLE_DECODES = {contract.DECODE_INDEX: [0], contract.DECODE_HELD: [0], contract.DECODE_ACTIVE: [0]}
+IDLE_CHUNKS = {contract.PAD_INDEX: [[0]], contract.QUERY_SEQLENS: [0], contract.SEQLENS_K: [0]}
 
-def test_a_decode_beside_a_chunk_and_an_idle_slot() -> None:
-    step = pack([Row(4, 10, [7], 1), Row(2, 0, [5, 6, 8], 2)], even_singles=True)
-    assert step.window == slice(2, 5)
+
+def fed(*rows: Row, multiple: int = 1) -> dict[str, list[object]]:
+    return {name: value.tolist() for name, value in pack(rows, multiple=multiple).feeds.items()}
+
+
+def test_decodes_beside_chunks() -> None:
+    rows = [Row(4, 10, [7], 1), Row(2, 0, [5, 6, 8], 2), Row(1, 4, [3, 3], 0), Row(6, 20, [9], 1)]
+    step = pack(rows)
+    assert (step.chunks, step.decodes) == (slice(1, 3), slice(4, 7))
     assert {name: value.tolist() for name, value in step.feeds.items()} == {
-        contract.INPUT_IDS: [7, 5, 6, 8],
-        contract.PAD_INDEX: [[1, 2, 3, 3], [0, 0, 0, 0], [0, 0, 0, 0]],  # odd counts repeat their last row
-        contract.UNPAD_INDEX: [8, 0, 1, 2],
-        contract.QUERY_SEQLENS: [4, 0, 2],
-        contract.SEQLENS_K: [3, 0, 11],
-        contract.LOGIT_INDEX: [0, 2, 3],
+        contract.INPUT_IDS: [7, 5, 6, 8, 3, 3, 9],
+        contract.PAD_INDEX: [[4, 5, 5, 5], [1, 2, 3, 3]],  # odd counts repeat their last row, short ones are filled
+        contract.QUERY_SEQLENS: [2, 4],
+        contract.SEQLENS_K: [5, 3],
+        contract.DECODE_INDEX: [0, 0, 6],
+        contract.DECODE_HELD: [10, 0, 20],
+        contract.DECODE_ACTIVE: [1, 0, 1],  # slot 5, between them, is idle
+        contract.UNPAD_INDEX: [8, 4, 5, 6, 0, 1, 10],  # eight places of chunks, then three of decodes
+        contract.LOGIT_INDEX: [0, 2, 3, 6],
     }
-    assert (step.num_logits, step.longest, step.largest_id) == (3, 12, 8)
+    assert (step.num_logits, step.longest, step.largest_id) == (4, 21, 9)
 
 
-def test_single_rows_may_stay_single() -> None:
-    step = pack([Row(0, 3, [7], 1), Row(1, 5, [9], 1)], even_singles=False)
-    assert step.feeds[contract.QUERY_SEQLENS].tolist() == [1, 1]
-    assert step.feeds[contract.PAD_INDEX].tolist() == [[0], [1]]
+def test_without_chunks_an_idle_slot_stands_in_for_them() -> None:
+    step = fed(Row(3, 5, [7], 1))
+    assert step | IDLE_CHUNKS == step
+    assert step[contract.UNPAD_INDEX] == [1]
+
+
+def test_without_decodes_an_idle_slot_stands_in_for_them() -> None:
+    step = fed(Row(3, 5, [7, 8], 1))
+    assert step | IDLE_DECODES == step
+    assert step[contract.UNPAD_INDEX] == [0, 1]
 
 
 def test_rows_are_padded_to_a_multiple() -> None:
-    step = pack([Row(0, 0, [7, 8, 9], 1)], even_singles=True, multiple=2)
+    step = pack([Row(0, 0, [7, 8, 9], 1)], multiple=2)
     assert step.feeds[contract.INPUT_IDS].tolist() == [7, 8, 9, 9]
     assert step.feeds[contract.UNPAD_INDEX].tolist() == [0, 1, 2, 2]
     assert step.feeds[contract.LOGIT_INDEX].tolist() == [2, 2]
@@ -36,5 +53,4 @@ def test_rows_are_padded_to_a_multiple() -> None:
 
 
 def test_a_step_may_want_no_logits() -> None:
-    step = pack([Row(0, 0, [7, 8], 0)], even_singles=True)
-    assert step.feeds[contract.LOGIT_INDEX].tolist() == []
+    assert fed(Row(0, 0, [7, 8], 0))[contract.LOGIT_INDEX] == []

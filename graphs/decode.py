@@ -1,0 +1,91 @@
+"""One token of a slot as attention rows: the query heads that share a key head, one below the other.
+
+Row r holds the r-th query head of every group, so attention sees `kv_heads` heads of G rows instead of `heads` heads of
+one row: keys are read once for a group, and no head shows a single row, whose kernel would sum in another order. An odd
+G is filled with a repeated row. All rows stand at the token's own position. Row 0 writes the token's key and value; the
+others write copies behind it, which a bias hides from this step and the next tokens overwrite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from . import contract
+from .attention import Attention, Rows
+from .emit import Emit
+
+HIDDEN = -30000.0  # added to a score, it leaves nothing of it; float16 can hold it
+
+
+def group_size(spec: Attention) -> int:
+    return spec.num_heads // spec.num_kv_heads
+
+
+def num_rows(spec: Attention) -> int:
+    """The group size, made even."""
+    return group_size(spec) + group_size(spec) % 2
+
+
+def grouped_heads(spec: Attention) -> Attention:
+    return replace(spec, num_heads=spec.num_kv_heads)
+
+
+def group_heads(emit: Emit, spec: Attention, qkv: ir.Value) -> ir.Value:
+    """(slots, (heads + 2 kv_heads) · head) to (slots, rows, 3 kv_heads · head)."""
+    heads, kv_heads, group = spec.num_heads, spec.num_kv_heads, group_size(spec)
+    row, first = np.minimum(np.arange(num_rows(spec)), group - 1)[:, None], np.arange(kv_heads)[None]
+    keys = np.broadcast_to(np.arange(heads, heads + 2 * kv_heads), (num_rows(spec), 2 * kv_heads))
+    order = np.concatenate([first * group + row, keys], axis=1)
+    apart = emit.op("Reshape", qkv, emit.ints(0, heads + 2 * kv_heads, spec.head_size))
+    rows = emit.op("Gather", apart, emit.const(order), axis=1)  # (slots, rows, 3 kv_heads, head)
+    return emit.op("Reshape", rows, emit.ints(0, num_rows(spec), 3 * kv_heads * spec.head_size))
+
+
+def ungroup_heads(emit: Emit, spec: Attention, rows: ir.Value) -> ir.Value:
+    """(slots, rows, kv_heads · head) to (slots, heads · head)."""
+    kv_heads, group = spec.num_kv_heads, group_size(spec)
+    order = np.arange(group)[None] * kv_heads + np.arange(kv_heads)[:, None]
+    apart = emit.op("Reshape", rows, emit.ints(0, num_rows(spec) * kv_heads, spec.head_size))
+    heads = emit.op("Gather", apart, emit.const(order.reshape(-1)), axis=1)
+    return emit.op("Reshape", heads, emit.ints(0, spec.num_heads * spec.head_size))
+
+
+class DecodeRows:
+    """The inputs of slots that decode, and what attention needs to know of their rows, once for each group size."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._held = emit.input(contract.DECODE_HELD, ir.DataType.INT32, ["decode_slots"])
+        self._active = emit.input(contract.DECODE_ACTIVE, ir.DataType.INT32, ["decode_slots"])
+        self._even = emit.input(contract.DECODE_EVEN, ir.DataType.INT32, [])
+        self._drawn: dict[int, Rows] = {}
+
+    def of(self, spec: Attention) -> Rows:
+        if group_size(spec) not in self._drawn:
+            self._drawn[group_size(spec)] = self._draw(group_size(spec), num_rows(spec))
+        return self._drawn[group_size(spec)]
+
+    def _draw(self, group: int, rows: int) -> Rows:
+        emit = self._emit
+        filled = emit.op("Mul", self._even, emit.const(np.int32(rows - group)))
+        shown = emit.op("Add", filled, emit.const(np.int32(group)))
+        last = emit.op("Add", self._held, emit.op("Sub", shown, emit.const(np.int32(1))))
+        total = emit.op("Add", emit.op("ReduceMax", self._held, keepdims=0), emit.const(np.int32(rows)))
+        position = emit.op("Cast", emit.op("Unsqueeze", self._held, emit.ints(1)), to=ir.DataType.INT64)
+        return Rows(
+            seqlens_k=last,
+            total=total,
+            query_seqlens=emit.op("Mul", self._active, shown),
+            position_ids=emit.op("Add", position, emit.const(np.zeros((1, rows), np.int64))),
+            bias=self._hide_copies(total, rows),
+        )
+
+    def _hide_copies(self, total: ir.Value, rows: int) -> ir.Value:
+        emit = self._emit
+        keys = emit.op("Range", emit.const(np.int32(0)), total, emit.const(np.int32(1)))
+        behind = emit.op("Greater", keys, emit.op("Unsqueeze", self._held, emit.ints(1, 2, 3)))  # (slots, 1, 1, total)
+        hidden = emit.op("Mul", emit.op("Cast", behind, to=ir.DataType.FLOAT), emit.const(np.float32(HIDDEN)))
+        return emit.op("Add", hidden, emit.const(np.zeros((1, 1, rows, 1), np.float32)))
