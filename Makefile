@@ -7,7 +7,7 @@ FOLDERS := compiler graphs ops runtime server tools
 
 .DEFAULT_GOAL := help
 # build/ns too: its links follow the files of api/.
-.PHONY: build/ns help demo chat test check format bench oracles clean
+.PHONY: build/ns help demo chat test check format bench full oracles clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ check: $(VENV)/.installed-dev build/ns ## ruff, mypy --strict, layers, packaging
 format: $(VENV)/.installed-dev ## put the code in order
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+full: $(VENV)/.installed-dev ## run the tests that take a claim at its full size
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -q -m full
 
 oracles: $(VENV)/.installed-dev ## compare with transformers, llama.cpp and others (slow to install)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,dev,oracles]'

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tokenizers import Tokenizer
 
@@ -20,6 +20,9 @@ from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import check_logits, is_invariant
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     Raises PackageError.
     """
     package = open_package(path, verify=options.verify)
-    runner = make_runner(package, options)
+    runner = make_runner(package, options, make_session(package.engine(options.kv_dtype), options.num_threads))
     check_logits(runner)
     if options.determinism == "invariant" and not is_invariant(runner):
         logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
@@ -98,13 +101,13 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     return Model(package, engine, tokenizer, template, runner.capacity)
 
 
-def make_runner(package: Package, options: LoadOptions) -> OrtRunner:
+def make_runner(package: Package, options: LoadOptions, session: InferenceSession) -> OrtRunner:
     """The runner of a package, with twice as many slots as requests: the others keep finished conversations."""
     limits, manifest = options.engine, package.manifest
     if limits.prefill_chunk > LARGEST_CHUNK:
         raise PackageError(f"a prefill chunk may have up to {LARGEST_CHUNK} tokens, got {limits.prefill_chunk}")
     return OrtRunner(
-        make_session(package.engine(options.kv_dtype), options.num_threads),
+        session,
         manifest,
         num_slots=2 * limits.max_seqs,
         max_model_len=limits.max_model_len or manifest.context_length,

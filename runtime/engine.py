@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes, None for no bound."""
+    """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes; None is no bound here, and half of
+    the free memory in `mistralrs_onnx.model.load`.
+    """
 
     max_seqs: int = 16
     max_model_len: int | None = None

@@ -53,14 +53,19 @@ class CacheStats:
 
 
 class PrefixCache:
-    """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered."""
+    """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered.
 
-    def __init__(self, runner: Runner, max_bytes: int | None, *, reuse: bool) -> None:
+    Requests run in the first `num_home` slots (None: in any), for a step costs more the wider the window of its slots
+    is. Histories are copied home and away: that takes less than a step.
+    """
+
+    def __init__(self, runner: Runner, max_bytes: int | None, *, reuse: bool, num_home: int | None = None) -> None:
         self.slots = [Slot(i) for i in range(runner.num_slots)]
         self.stats = CacheStats()
         self._runner = runner
         self._max_rows = None if max_bytes is None else max_bytes // runner.token_bytes
         self._reuse = reuse
+        self._num_home = runner.num_slots if num_home is None else num_home
         self._num_rows = 0
         self._clock = 0
 
@@ -134,7 +139,7 @@ class PrefixCache:
         if match is None:
             return Match(self._free_slot(), 0)
         if _is_mostly_common(match):
-            return match
+            return self._bring_home(match)
         target = self._copy(match)
         if target is not None:
             return Match(target, match.num_tokens)
@@ -144,32 +149,58 @@ class PrefixCache:
     def _copy(self, match: Match) -> Slot | None:
         """The slot that the common tokens were copied to, so that both histories live on."""
         source, num_tokens = match
-        targets = [slot for slot in self._idle() if slot is not source]
-        if not targets or not self._fits_beside(source, num_tokens):
+        if not any(self._idle(source)) or not self._fits(num_tokens, source):
             return None
-        target = min(targets, key=_by_age)
         source.last_use = self._tick()  # the last that reserve() evicts
+        target = self._free_slot(source)
+        self._fill(target, source, num_tokens)
+        return target
+
+    def _bring_home(self, match: Match) -> Match:
+        """The same tokens in a home slot, if there is one to have and memory for two copies meanwhile."""
+        slot, num_tokens = match
+        if slot.index < self._num_home or not any(self._home(slot)) or not self._fits(num_tokens, slot):
+            return match
+        slot.last_use = self._tick()
+        target = self._free_slot(slot)
+        self._fill(target, slot, num_tokens)
+        self._evict(slot)
+        return Match(target, num_tokens)
+
+    def _free_slot(self, keep: Slot | None = None) -> Slot:
+        """The lowest that holds nothing, else the one idle for longest; a home slot, whose history then moves away."""
+        oldest = min(self._idle(keep), key=_by_age)
+        target = min(self._home(keep), key=_by_age, default=oldest)
+        kept = [target] if keep is None else [target, keep]
+        if target is oldest or not len(target.history) or not self._fits(len(target.history), *kept):
+            return target
+        last_use, target.last_use = target.last_use, self._tick()
+        self._fill(oldest, target, len(target.history))
+        oldest.history, oldest.scope, oldest.last_use = target.history, target.scope, last_use
+        self._evict(target)
+        return target
+
+    def _fill(self, target: Slot, source: Slot, num_tokens: int) -> None:
         target.history = NOTHING
         self._trim(target, 0)
         self.reserve(target.index, num_tokens)
         self._runner.copy(source.index, target.index, num_tokens)
-        return target
 
-    def _fits_beside(self, source: Slot, num_tokens: int) -> bool:
+    def _fits(self, num_tokens: int, *kept: Slot) -> bool:
+        """Whether that many more tokens fit if all idle slots but these are evicted."""
         if self._max_rows is None:
             return True
-        kept = source.num_rows if source.request is None else 0
-        return self._num_running_rows() + kept + rows_for(num_tokens) <= self._max_rows
+        rows = sum(slot.num_rows for slot in kept if slot.request is None)
+        return self._num_running_rows() + rows + rows_for(num_tokens) <= self._max_rows
 
     def _num_running_rows(self) -> int:
         return sum(slot.num_rows for slot in self.slots if slot.request is not None)
 
-    def _free_slot(self) -> Slot:
-        """The lowest that holds nothing, else the one idle for longest: the slots in use stay close together."""
-        return min(self._idle(), key=_by_age)
+    def _idle(self, keep: Slot | None = None) -> Iterator[Slot]:
+        return (slot for slot in self.slots if slot.request is None and slot is not keep)
 
-    def _idle(self) -> Iterator[Slot]:
-        return (slot for slot in self.slots if slot.request is None)
+    def _home(self, keep: Slot | None) -> Iterator[Slot]:
+        return (slot for slot in self._idle(keep) if slot.index < self._num_home)
 
     def _evict(self, slot: Slot) -> None:
         self._runner.free(slot.index)

@@ -49,7 +49,7 @@ class Scheduler:
         _check_limits(runner, limits)
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
-        self.cache = PrefixCache(runner, limits.kv_mem, reuse=limits.prefix_cache)
+        self.cache = PrefixCache(runner, limits.kv_mem, reuse=limits.prefix_cache, num_home=limits.max_seqs)
         self.num_preemptions = 0
         self._limits = limits
 

@@ -17,6 +17,7 @@ from .errors import PackageError
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+OLDEST = 1, 32  # attention over slots of unequal lengths
 BUILDS = ("onnxruntime", "onnxruntime-gpu")
 
 
@@ -50,10 +51,12 @@ def runtime_library() -> ModuleType:
     # Before the import: it would note this computer's identity in the user's cache and report it to its makers.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        return import_module("onnxruntime")
+        library = import_module("onnxruntime")
     except ImportError as error:
-        how = "pip install 'mistralrs-onnx[cpu]', or 'mistralrs-onnx[cuda]' for a GPU"
-        raise PackageError(f"onnxruntime cannot be imported ({error}): {how}") from error
+        raise PackageError(f"onnxruntime cannot be imported ({error}): pip install 'mistralrs-onnx[cpu]'") from error
+    if tuple(map(int, library.__version__.split(".")[:2])) < OLDEST:
+        raise PackageError(f"onnxruntime {library.__version__} is too old: pip install 'mistralrs-onnx[cpu]'")
+    return library
 
 
 def num_processors() -> int:

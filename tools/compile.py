@@ -11,6 +11,7 @@ import click
 from mistralrs_onnx.cache import demo_checkpoint
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
 
+from .checkpoints import gguf_options
 from .failures import reported
 from .progress import compile_progress
 
@@ -50,15 +51,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option(
-    "-m",
-    "--quantized-model-id",
-    "folder",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    required=True,
-    help="Folder of the checkpoint.",
-)
-@click.option("-f", "--quantized-filename", "filename", required=True, help="GGUF file in that folder.")
+@gguf_options
 @output_options
 def gguf(folder: Path, filename: str, out: Path, *, force: bool, accuracy: str, expand: bool, quiet: bool) -> None:
     """Compile a GGUF file; its quantization is kept exactly."""

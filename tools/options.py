@@ -13,6 +13,7 @@ from mistralrs_onnx.cache import cached_package, demo_checkpoint
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.engine import EngineOptions
 
+from .checkpoints import gguf_options
 from .progress import compile_progress
 
 Command = Callable[..., Any]
@@ -68,7 +69,7 @@ RUN_OPTIONS = (
     _option("--max-queue", "max_queue", click.IntRange(0), "Requests that may wait."),
     _option("--max-model-len", "max_model_len", click.IntRange(1), "Tokens of a request.", "the model's"),
     _option("--prefill-chunk", "prefill_chunk", click.IntRange(1), "Prompt tokens of a step."),
-    _option("--kv-mem", "kv_mem", Size(), "Memory for keys and values, like 4GiB.", "no bound"),
+    _option("--kv-mem", "kv_mem", Size(), "Memory for keys and values, like 4GiB.", "half of what is free"),
     _option("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"]), "Type of keys and values."),
     _option("--determinism", "determinism", click.Choice(["invariant", "fast"]), "invariant: same bits in any batch."),
     _option("--threads", "num_threads", click.IntRange(1), "Processors to use.", "all"),
@@ -108,15 +109,7 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
         run(obj, lambda: folder)
 
     @group.command()
-    @click.option(
-        "-m",
-        "--quantized-model-id",
-        "folder",
-        type=click.Path(path_type=Path, exists=True, file_okay=False),
-        required=True,
-        help="Folder of the checkpoint.",
-    )
-    @click.option("-f", "--quantized-filename", "filename", required=True, help="GGUF file in that folder.")
+    @gguf_options
     @click.pass_obj
     def gguf(obj: Any, folder: Path, filename: str) -> None:
         """A GGUF file, compiled into the cache the first time."""

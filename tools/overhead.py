@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from mistralrs_onnx.model import LoadOptions
+from mistralrs_onnx.model import LoadOptions, make_runner
 from mistralrs_onnx.runtime.engine import Engine
 from mistralrs_onnx.runtime.package import Package
-from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.runtime.sessions import make_session
 
@@ -52,19 +51,10 @@ class TimedSession:
 
 @contextmanager
 def timed_engine(package: Package, options: LoadOptions) -> Iterator[tuple[Engine, TimedSession]]:
-    limits, manifest = options.engine, package.manifest
     session = TimedSession(make_session(package.engine(options.kv_dtype), options.num_threads))
-    runner = OrtRunner(
-        session,
-        manifest,
-        num_slots=2 * limits.max_seqs,
-        max_model_len=limits.max_model_len or manifest.context_length,
-        max_chunk=limits.prefill_chunk,
-        kv_dtype=options.kv_dtype,
-        determinism=options.determinism,
-    )
-    ends = frozenset(manifest.eos_token_ids)
-    engine = Engine(runner, package.tokenizer(), ends, manifest.context_length, limits)
+    runner = make_runner(package, options, session)
+    ends = frozenset(package.manifest.eos_token_ids)
+    engine = Engine(runner, package.tokenizer(), ends, package.manifest.context_length, options.engine)
     engine.start()
     try:
         yield engine, session

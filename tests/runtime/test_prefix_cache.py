@@ -17,9 +17,12 @@ MakeRequest = Callable[..., Request]
 class Desk:
     """A cache whose requests are computed whole when they get a slot."""
 
-    def __init__(self, runner: Any, make_request: MakeRequest, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, runner: Any, make_request: MakeRequest, max_tokens: int | None = None, num_home: int | None = None
+    ) -> None:
         self.runner = runner
-        self.cache = PrefixCache(runner, max_tokens and max_tokens * runner.token_bytes, reuse=True)
+        max_bytes = max_tokens and max_tokens * runner.token_bytes
+        self.cache = PrefixCache(runner, max_bytes, reuse=True, num_home=num_home)
         self._make_request = make_request
 
     def run(self, prompt: list[int], scope: tuple[str, ...] = ()) -> Request:
@@ -136,3 +139,28 @@ def test_reserve_says_when_only_running_slots_are_left(fake: Any, make_request: 
 
 def test_a_row_past_the_end_is_counted() -> None:
     assert [rows_for(n) for n in (1, BLOCK - 1, BLOCK)] == [BLOCK, BLOCK, 2 * BLOCK]
+
+
+def test_requests_run_at_home_and_histories_move_away(fake: Any, make_request: MakeRequest) -> None:
+    """Two home slots of six: each conversation sends the oldest away, whose next turn brings it back."""
+    desk = Desk(fake(num_slots=6), make_request, num_home=2)
+    conversations = [[i, i, i, i] for i in range(1, 5)]
+    assert [desk.finish(prompt).slot for prompt in conversations] == [0, 1, 0, 1]
+    assert desk.runner.copies == [(0, 2, 4), (1, 3, 4)]
+    for prompt in conversations:
+        turn = desk.finish([*prompt, 9])
+        assert turn.slot < 2
+        assert turn.num_cached == 4
+
+
+def test_home_is_left_when_every_home_slot_runs(fake: Any, make_request: MakeRequest) -> None:
+    desk = Desk(fake(num_slots=4), make_request, num_home=1)
+    assert desk.run([1, 2, 3]).slot == 0
+    assert desk.run([4, 5, 6]).slot == 1
+
+
+def test_nothing_moves_when_memory_is_short(fake: Any, make_request: MakeRequest) -> None:
+    desk = Desk(fake(num_slots=4), make_request, max_tokens=BLOCK, num_home=1)
+    desk.finish([1, 2, 3])
+    assert desk.run([4, 5, 6]).slot == 0
+    assert not desk.runner.copies

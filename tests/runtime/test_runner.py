@@ -45,13 +45,29 @@ def test_tokens_one_and_two_at_a_time_equal_the_whole(runner: OrtRunner) -> None
         np.testing.assert_array_equal(prefill(runner, size, PROMPT[:129], cut(129, size)), whole)
 
 
-def test_random_chunkings_equal_the_whole(runner: OrtRunner) -> None:
+def check_random_chunkings(runner: OrtRunner, length: int, count: int) -> None:
     rng = np.random.default_rng(1)
-    whole = prefill(runner, 0, PROMPT[:257], [257])
-    for _ in range(12):
-        cuts = np.sort(rng.choice(np.arange(1, 257), rng.integers(1, 12), replace=False))
-        chunks = np.diff([0, *cuts, 257]).tolist()
-        np.testing.assert_array_equal(prefill(runner, 1, PROMPT[:257], chunks), whole)
+    whole = prefill(runner, 0, PROMPT[:length], [length])
+    for _ in range(count):
+        cuts = np.sort(rng.choice(np.arange(1, length), rng.integers(1, 12), replace=False))
+        chunks = np.diff([0, *cuts, length]).tolist()
+        np.testing.assert_array_equal(prefill(runner, 1, PROMPT[:length], chunks), whole)
+
+
+def test_random_chunkings_equal_the_whole(runner: OrtRunner) -> None:
+    check_random_chunkings(runner, 257, 12)
+
+
+@pytest.mark.full
+def test_two_hundred_random_chunkings_equal_the_whole(runner: OrtRunner) -> None:
+    check_random_chunkings(runner, 515, 200)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_long_prompt_token_by_token_equals_the_whole(runner: OrtRunner, size: int) -> None:
+    whole = prefill(runner, 0, PROMPT[:515], [515])
+    np.testing.assert_array_equal(prefill(runner, 1, PROMPT[:515], cut(515, size)), whole)
 
 
 def test_staggered_requests_of_unequal_lengths_equal_each_alone(runner: OrtRunner) -> None:

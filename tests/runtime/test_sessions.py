@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,15 +38,26 @@ def test_threads_are_what_this_process_may_use() -> None:
     assert 1 <= num_processors() <= (os.cpu_count() or 1)
 
 
-def test_two_builds_in_each_others_way_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def forget_the_library() -> Iterator[None]:
     runtime_library.cache_clear()
+    yield
+    runtime_library.cache_clear()
+
+
+def test_two_builds_in_each_others_way_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "_is_installed", lambda name: True)
     with pytest.raises(PackageError, match="overwrite each other: pip uninstall both"):
         runtime_library()
 
 
 def test_a_missing_runtime_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime_library.cache_clear()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(PackageError, match=r"pip install 'mistralrs-onnx\[cpu\]'"):
+        runtime_library()
+
+
+def test_an_old_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.31.1"))
+    with pytest.raises(PackageError, match=r"onnxruntime 1\.31\.1 is too old"):
         runtime_library()
