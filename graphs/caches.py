@@ -11,7 +11,7 @@ from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN
 from . import contract
 from .attention import Attention, Rope, Rows, rotary_tables
 from .contract import KVDtype, KVGeometry
-from .decode import DecodeRows, group_heads, grouped_heads, ungroup_heads
+from .decode import DecodeRows, HeadPlaces, grouped_heads, num_rows
 from .emit import Emit
 
 DTYPES: dict[KVDtype, ir.DataType] = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
@@ -106,9 +106,9 @@ class PackedCache:
             seqlens_k=emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["chunk_slots"]),
             total=emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, []),
         )
-        self._decode_index = emit.input(contract.DECODE_INDEX, ir.DataType.INT64, ["decode_slots"])
+        unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
+        self._places = HeadPlaces(emit, self._pad, unpad)
         self._decode_rows = DecodeRows(emit)
-        self._unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
         self._logit_index = emit.input(contract.LOGIT_INDEX, ir.DataType.INT64, ["logits"])
         tables = Tables(emit, rope_rows)
         self._chunks = _KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), tables)
@@ -116,14 +116,17 @@ class PackedCache:
         self._decodes = _KeyValues(emit, geometry, dtype, decoding, tables)
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
-        emit = self._emit
+        emit, head, kv_heads = self._emit, spec.head_size, spec.num_kv_heads
+        decode_places, token_places = self._places.of(spec)
         padded = emit.op("Gather", qkv, self._pad, axis=0)  # (slots, rows, qkv)
+        apart = emit.op("Reshape", qkv, emit.ints(-1, head))
+        grouped = emit.op("Gather", apart, decode_places, axis=0)  # (slots, rows, 3 kv_heads, head)
+        grouped = emit.op("Reshape", grouped, emit.ints(0, num_rows(spec), 3 * kv_heads * head))
         chunks = self._chunks.attend(spec, layer, padded, self._rows)
-        grouped = group_heads(emit, spec, emit.op("Gather", qkv, self._decode_index, axis=0))
         decodes = self._decodes.attend(grouped_heads(spec), layer, grouped, self._decode_rows.of(spec))
-        flat = emit.op("Reshape", chunks, emit.ints(-1, spec.num_heads * spec.head_size))
-        both = emit.op("Concat", flat, ungroup_heads(emit, spec, decodes), axis=0)
-        return emit.op("Gather", both, self._unpad, axis=0)  # (tokens, heads · head)
+        both = [emit.op("Reshape", result, emit.ints(-1, head)) for result in (chunks, decodes)]
+        heads = emit.op("Gather", emit.op("Concat", *both, axis=0), token_places, axis=0)  # (tokens, heads, head)
+        return emit.op("Reshape", heads, emit.ints(0, spec.num_heads * head))
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         return self._emit.op("Gather", hidden, self._logit_index, axis=0)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from . import contract
 from .attention import Attention, Rows
@@ -33,24 +34,53 @@ def grouped_heads(spec: Attention) -> Attention:
     return replace(spec, num_heads=spec.num_kv_heads)
 
 
-def group_heads(emit: Emit, spec: Attention, qkv: ir.Value) -> ir.Value:
-    """(slots, (heads + 2 kv_heads) · head) to (slots, rows, 3 kv_heads · head)."""
+def row_order(spec: Attention) -> NDArray[np.int64]:
+    """Heads that the rows of a slot hold, (rows, 3 kv_heads): a query head of each group, then all keys, all values."""
     heads, kv_heads, group = spec.num_heads, spec.num_kv_heads, group_size(spec)
     row, first = np.minimum(np.arange(num_rows(spec)), group - 1)[:, None], np.arange(kv_heads)[None]
     keys = np.broadcast_to(np.arange(heads, heads + 2 * kv_heads), (num_rows(spec), 2 * kv_heads))
-    order = np.concatenate([first * group + row, keys], axis=1)
-    apart = emit.op("Reshape", qkv, emit.ints(0, heads + 2 * kv_heads, spec.head_size))
-    rows = emit.op("Gather", apart, emit.const(order), axis=1)  # (slots, rows, 3 kv_heads, head)
-    return emit.op("Reshape", rows, emit.ints(0, num_rows(spec), 3 * kv_heads * spec.head_size))
+    return np.concatenate([first * group + row, keys], axis=1)
 
 
-def ungroup_heads(emit: Emit, spec: Attention, rows: ir.Value) -> ir.Value:
-    """(slots, rows, kv_heads · head) to (slots, heads · head)."""
+def query_order(spec: Attention) -> NDArray[np.int64]:
+    """Place of each query head among the results of a slot, (heads,): row by row, key heads within a row."""
     kv_heads, group = spec.num_kv_heads, group_size(spec)
-    order = np.arange(group)[None] * kv_heads + np.arange(kv_heads)[:, None]
-    apart = emit.op("Reshape", rows, emit.ints(0, num_rows(spec) * kv_heads, spec.head_size))
-    heads = emit.op("Gather", apart, emit.const(order.reshape(-1)), axis=1)
-    return emit.op("Reshape", heads, emit.ints(0, spec.num_heads * spec.head_size))
+    return (np.arange(group)[None] * kv_heads + np.arange(kv_heads)[:, None]).reshape(-1)
+
+
+class HeadPlaces:
+    """Where heads go before attention and come from after it, worked out once a step for each shape of attention."""
+
+    def __init__(self, emit: Emit, pad: ir.Value, unpad: ir.Value) -> None:
+        self._emit = emit
+        self._index = emit.input(contract.DECODE_INDEX, ir.DataType.INT64, ["decode_slots"])
+        self._pad = pad
+        self._unpad = unpad
+        self._drawn: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
+
+    def of(self, spec: Attention) -> tuple[ir.Value, ir.Value]:
+        """Of the packed heads, those of each decode row, (slots, rows, 3 kv_heads); of the heads that come out of
+        chunks and then of decodes, those of each token, (tokens, heads).
+        """
+        shape = spec.num_heads, spec.num_kv_heads
+        if shape not in self._drawn:
+            self._drawn[shape] = self._rows(spec), self._queries(spec)
+        return self._drawn[shape]
+
+    def _rows(self, spec: Attention) -> ir.Value:
+        emit, per_token = self._emit, spec.num_heads + 2 * spec.num_kv_heads
+        first = emit.op("Mul", emit.op("Unsqueeze", self._index, emit.ints(1, 2)), emit.ints(per_token))
+        return emit.op("Add", first, emit.const(row_order(spec)[None]))
+
+    def _queries(self, spec: Attention) -> ir.Value:
+        emit, heads = self._emit, spec.num_heads
+        place, num_chunked = emit.op("Unsqueeze", self._unpad, emit.ints(1)), emit.op("Size", self._pad)
+        in_chunk = emit.op("Add", emit.op("Mul", place, emit.ints(heads)), emit.const(np.arange(heads)))
+        slot = emit.op("Sub", place, num_chunked)
+        first = emit.op("Mul", slot, emit.ints(num_rows(spec) * spec.num_kv_heads))
+        behind = emit.op("Add", first, emit.op("Mul", num_chunked, emit.ints(heads)))
+        in_decode = emit.op("Add", behind, emit.const(query_order(spec)))
+        return emit.op("Where", emit.op("Less", place, num_chunked), in_chunk, in_decode)
 
 
 class DecodeRows:

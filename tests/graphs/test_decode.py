@@ -2,65 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import onnx_ir as ir
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs.attention import Attention, Rope
-from mistralrs_onnx.graphs.decode import group_heads, num_rows, ungroup_heads
-from mistralrs_onnx.graphs.emit import Drawing, Emit
-from mistralrs_onnx.graphs.weights import WeightFile
+from mistralrs_onnx.graphs.decode import num_rows, query_order, row_order
 
 SHAPES = [(9, 3), (4, 4), (8, 2), (6, 1), (2, 1)]
-HEAD = 4
-
-
-class Nothing:
-    """A model without weights."""
-
-    def __contains__(self, name: str) -> bool:
-        return False
 
 
 def spec(heads: int, kv_heads: int) -> Attention:
-    return Attention(heads, kv_heads, HEAD, Rope((1.0, 1.0)), 1.0)
+    return Attention(heads, kv_heads, 16, Rope((1.0,) * 8), 1.0)
 
 
-def run(draw: Callable[[Emit, ir.Value], ir.Value], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    emit = Emit("graph", Nothing(), WeightFile("data"), Drawing())
-    value = emit.input("x", ir.DataType.FLOAT, list(x.shape))
-    emit.output(draw(emit, value), "y", ir.DataType.FLOAT, [f"axis{i}" for i in range(x.ndim)])
-    model = ir.to_proto(emit.finish()).SerializeToString()
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
-def test_rows_hold_the_heads_of_a_group(heads: int, kv_heads: int) -> None:
-    """Head h of token t is the number 100 t + h in every element."""
-    numbers = np.arange(2)[:, None] * 100 + np.arange(heads + 2 * kv_heads)
-    x = np.repeat(numbers, HEAD, axis=1).astype(np.float32)
-    rows = run(lambda emit, value: group_heads(emit, spec(heads, kv_heads), value), x)
-    assert rows.shape == (2, num_rows(spec(heads, kv_heads)), 3 * kv_heads * HEAD)
-    assert rows.shape[1] % 2 == 0
-    group = heads // kv_heads
-    for t in range(2):
-        for r in range(rows.shape[1]):
-            found = rows[t, r].reshape(-1, HEAD)[:, 0] - 100 * t
-            queries = [kv * group + min(r, group - 1) for kv in range(kv_heads)]
-            assert found.tolist() == [*queries, *range(heads, heads + 2 * kv_heads)]
+def test_rows_of_two_heads_in_a_group() -> None:
+    """Four query heads in pairs: 0 and 1 share key head 0, which is head 4; values begin with head 6."""
+    assert row_order(spec(4, 2)).tolist() == [[0, 2, 4, 5, 6, 7], [1, 3, 4, 5, 6, 7]]
+    assert query_order(spec(4, 2)).tolist() == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
-def test_ungrouping_is_the_way_back(heads: int, kv_heads: int) -> None:
-    x = np.random.default_rng(0).standard_normal((3, (heads + 2 * kv_heads) * HEAD)).astype(np.float32)
+def test_rows_are_even_and_hold_every_query_head_and_all_keys(heads: int, kv_heads: int) -> None:
+    rows = row_order(spec(heads, kv_heads))
+    assert len(rows) == num_rows(spec(heads, kv_heads))
+    assert len(rows) % 2 == 0
+    assert set(rows[:, :kv_heads].flat) == set(range(heads))
+    assert (rows[:, kv_heads:] == np.arange(heads, heads + 2 * kv_heads)).all()
+    assert (rows[:, :kv_heads] // (heads // kv_heads) == np.arange(kv_heads)).all()  # each under its own key head
 
-    def there_and_back(emit: Emit, value: ir.Value) -> ir.Value:
-        rows = group_heads(emit, spec(heads, kv_heads), value)
-        queries, _ = emit.ops("Split", 2, rows, emit.ints(kv_heads * HEAD, 2 * kv_heads * HEAD), axis=-1)
-        return ungroup_heads(emit, spec(heads, kv_heads), queries)
 
-    np.testing.assert_array_equal(run(there_and_back, x), x[:, : heads * HEAD])
+@pytest.mark.parametrize(("heads", "kv_heads"), SHAPES)
+def test_queries_are_found_again(heads: int, kv_heads: int) -> None:
+    queries = row_order(spec(heads, kv_heads))[:, :kv_heads].reshape(-1)
+    assert queries[query_order(spec(heads, kv_heads))].tolist() == list(range(heads))
