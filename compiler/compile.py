@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from mistralrs_onnx.graphs.caches import DenseCache, PackedCache
 from mistralrs_onnx.graphs.contract import (
+    LARGEST_GROUP,
     MANIFEST,
     PORTABLE_GRAPH,
     ROPE_MARGIN,
@@ -133,6 +134,9 @@ def _check_computable(spec: Decoder) -> None:
             raise CompileError(f"heads of {attention.head_size} elements are not supported yet, only multiples of 16")
         if attention.num_heads % attention.num_kv_heads:
             raise CompileError(f"{attention.num_heads} heads cannot share {attention.num_kv_heads} key and value heads")
+        if attention.num_heads > LARGEST_GROUP * attention.num_kv_heads:
+            group = attention.num_heads // attention.num_kv_heads
+            raise CompileError(f"{group} heads share a key head, at most {LARGEST_GROUP} are supported")
 
 
 def _invariance(spec: Decoder, accuracy: str) -> str:

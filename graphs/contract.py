@@ -18,7 +18,10 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 
 LARGEST_CHUNK = 2048  # prompt tokens that one slot may take in a step
-ROPE_MARGIN = LARGEST_CHUNK + 64  # rows of the RoPE table past the context: a padded chunk at its end reaches so far
+LARGEST_GROUP = 64  # query heads that may share a key head: the rows that a decoding slot shows
+ROPE_MARGIN = (
+    LARGEST_CHUNK + LARGEST_GROUP
+)  # rows of the RoPE table past the context: a padded chunk at its end reaches so far
 
 KVDtype = Literal["float32", "float16"]
 

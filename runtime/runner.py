@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs import contract
-from mistralrs_onnx.graphs.contract import KVDtype, Manifest
+from mistralrs_onnx.graphs.contract import LARGEST_GROUP, KVDtype, Manifest
 
 from .core import Logits, Row
 from .kv_pool import KVPool
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 Determinism = Literal["invariant", "fast"]
-LARGEST_GROUP = 64  # rows that a decoding slot may show
 
 
 class OrtRunner:
