@@ -30,6 +30,7 @@ class Step(NamedTuple):
     num_logits: int  # without padding
     longest: int
     largest_id: int
+    decoding: tuple[int, ...] | None  # the slots in their order, when each takes one token and gives its logits
 
 
 class _Packed(NamedTuple):
@@ -61,8 +62,25 @@ def pack(rows: Sequence[Row], *, multiple: int = 1) -> Step:
         contract.UNPAD_INDEX: _padded(unpad_index, multiple),
         contract.LOGIT_INDEX: _padded(logit_index, multiple),
     }
-    longest = int((held + counts).max())
-    return Step(chunks, decodes, feeds | chunk_feeds | decode_feeds, len(logit_index), longest, int(ids.max()))
+    longest, largest_id, feeds = int((held + counts).max()), int(ids.max()), feeds | chunk_feeds | decode_feeds
+    return Step(chunks, decodes, feeds, len(logit_index), longest, largest_id, decoding_slots(rows))
+
+
+def decoding_slots(rows: Sequence[Row]) -> tuple[int, ...] | None:
+    """The slots of a step of nothing but single tokens whose logits are wanted."""
+    if any(len(row.token_ids) != 1 or row.num_logits != 1 for row in rows):
+        return None
+    return tuple(row.slot for row in rows)
+
+
+def decode_again(step: Step, rows: Sequence[Row]) -> Step:
+    """The same slots decode the next token: the arrays of a step stay in place, only ids and positions change."""
+    ids, held = [row.token_ids[0] for row in rows], [row.start for row in rows]
+    packed = step.feeds[contract.INPUT_IDS]
+    packed[: len(ids)], packed[len(ids) :] = ids, ids[-1]
+    first = step.decodes.start
+    step.feeds[contract.DECODE_HELD][[row.slot - first for row in rows]] = held
+    return step._replace(longest=max(held) + 1, largest_id=max(ids))
 
 
 def _chunks(rows: _Packed) -> tuple[slice, Feeds, Integers]:

@@ -14,7 +14,7 @@ from mistralrs_onnx.graphs.contract import LARGEST_GROUP, KVDtype, Manifest
 
 from .core import Logits, Row
 from .kv_pool import KVPool
-from .packing import pack
+from .packing import Step, decode_again, decoding_slots, pack
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -60,25 +60,37 @@ class OrtRunner:
         for name, value in self._constants.items():
             self._bind_input(name, value)
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
+        self._bound: Step | None = None
 
     def run(self, rows: Sequence[Row]) -> Logits:
-        step = pack(rows, multiple=self._row_multiple)
+        step = self._again(rows) or pack(rows, multiple=self._row_multiple)
         assert step.longest <= self.capacity, f"slot of {self.capacity} tokens asked to hold {step.longest}"
         assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
-        self._bind_window(self._chunks, step.chunks)
-        self._bind_window(self._decodes, step.decodes)
-        for name, value in step.feeds.items():
-            self._bind_input(name, value)
-        logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))
-        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        if self._bound is None or step.feeds is not self._bound.feeds:
+            self._bind(step)
         self._session.run_with_iobinding(self._binding)
-        return logits[: step.num_logits]
+        return self._logits[: step.num_logits]
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         self._pool.copy(source, target, num_tokens)
 
     def free(self, slot: int, keep: int = 0) -> None:
         self._pool.free(slot, keep)
+
+    def _again(self, rows: Sequence[Row]) -> Step | None:
+        """Decoding goes on as it did in the last step: what is bound stays bound."""
+        if self._bound is None or self._bound.decoding is None or self._bound.decoding != decoding_slots(rows):
+            return None
+        return decode_again(self._bound, rows)
+
+    def _bind(self, step: Step) -> None:
+        self._bound = step
+        self._bind_window(self._chunks, step.chunks)
+        self._bind_window(self._decodes, step.decodes)
+        for name, value in step.feeds.items():
+            self._bind_input(name, value)
+        logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))
+        self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
 
     def _bind_input(self, name: str, value: NDArray[np.generic]) -> None:
         self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
