@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import ml_dtypes
 import numpy as np
@@ -27,15 +28,19 @@ DENSE: dict[str, np.dtype[np.generic]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
-Attribute = int | float | str | Sequence[int]
+Attribute = int | float | str | Sequence[int] | ir.Graph
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How a graph is drawn: int8 or float activations, and functions kept or expanded to stock operators."""
+    """How a graph is drawn: int8 or float activations, and functions kept or expanded to stock operators.
+
+    `row_multiple`: where a graph itself decides how many rows kernels see, a multiple of this.
+    """
 
     float_activations: bool = False
     expand: bool = False
+    row_multiple: Literal[1, 2] = 1
 
     @property
     def accuracy_level(self) -> int:
@@ -49,6 +54,7 @@ class Emit:
         opsets = {"": OPSET, CONTRIB_DOMAIN: 1, DOMAIN: 1}
         self.graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self.drawing = drawing
+        self._nodes = self.graph  # or a branch of it
         self._weights = weights
         self._file = file
         self._functions: dict[ir.OperatorIdentifier, ir.Function] = {}
@@ -81,11 +87,19 @@ class Emit:
         name = self._unique(kind)
         outputs = [ir.Value(name=name if i == 0 else f"{name}.{i}") for i in range(num_outputs)]
         node = ir.node(kind, inputs, attributes=dict(attributes), domain=domain, outputs=outputs, name=name)
-        self.graph.append(node)
+        self._nodes.append(node)
         return outputs
 
     def contrib(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
         return self.op(kind, *inputs, domain=CONTRIB_DOMAIN, **attributes)
+
+    def when(self, condition: ir.Value, then: Callable[[], ir.Value], otherwise: ir.Value) -> ir.Value:
+        """What `then` draws, run only where the condition holds, and else `otherwise`. Both are float32."""
+        branches = {
+            "then_branch": self._branch(then),
+            "else_branch": self._branch(lambda: self.op("Identity", otherwise)),
+        }
+        return self.op("If", condition, **branches)
 
     def call(
         self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: float
@@ -138,6 +152,14 @@ class Emit:
             InlinePass()(model)
             del self.graph.opset_imports[DOMAIN]
         return model
+
+    def _branch(self, draw: Callable[[], ir.Value]) -> ir.Graph:
+        outer, self._nodes = self._nodes, ir.Graph([], [], nodes=[], name=self._unique("branch"))
+        result = draw()
+        result.type = ir.TensorType(ir.DataType.FLOAT)
+        self._nodes.outputs.append(result)
+        made, self._nodes = self._nodes, outer
+        return made
 
     def _linear(self, x: ir.Value, path: str, matrix: Matrix) -> ir.Value:
         if matrix.format in DENSE:
