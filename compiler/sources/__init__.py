@@ -1,0 +1,1 @@
+"""Where checkpoints come from: folders of this machine, or the Hugging Face Hub through its cache."""
