@@ -1,0 +1,1 @@
+"""Chat templates that come with us, for models whose files have none."""
