@@ -17,7 +17,7 @@ from mistralrs_onnx.graphs.emit import Drawing, Emit
 from mistralrs_onnx.graphs.mlp import Gated
 from mistralrs_onnx.graphs.moe import ClampedGated, MoE, moe
 from mistralrs_onnx.graphs.weights import Matrix, WeightFile
-from mistralrs_onnx.ops.formats import FORMATS, Bytes, Float32
+from mistralrs_onnx.ops.formats import Bytes, Float32, find_format
 
 HIDDEN, WIDE = 64, 96
 INT8 = Drawing()
@@ -25,29 +25,42 @@ FLOAT32 = Drawing(float_activations=True)
 MIXTRAL = MoE(8, 2, Gated(WIDE, "silu"))
 QWEN2 = MoE(12, 4, Gated(32, "silu"), softmax="all", shared=Gated(WIDE, "silu"))
 GPT_OSS = MoE(8, 4, ClampedGated(WIDE, limit=7.0, slope=1.702))
+STORED = ["F32", "Q4_0", "Q4_1", "Q8_0", "MXFP4"]
 KINDS = {"mixtral": MIXTRAL, "qwen2": QWEN2, "gpt-oss": GPT_OSS}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix in memory, quantized where its format says so."""
+    """A matrix in memory."""
 
-    values: Float32
+    raw: Bytes
+    shape: tuple[int, int]
     format: str
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape[0], self.values.shape[1]
-
     def rows(self, start: int, stop: int) -> Bytes:
-        part = self.values[start:stop]
-        return part.view(np.uint8) if self.format == "F32" else FORMATS[self.format].quantize(part)
+        return self.raw[start:stop]
 
     def exact(self) -> NDArray[np.float64]:
         if self.format == "F32":
-            return self.values.astype(np.float64)
-        meaning = FORMATS[self.format]
-        return meaning.dequantize(meaning.split(self.rows(0, len(self.values)))).astype(np.float64)
+            return self.raw.view(np.float32).astype(np.float64)
+        meaning = find_format(self.format)
+        return meaning.dequantize(meaning.split(self.raw)).astype(np.float64)
+
+
+def dense(values: Float32) -> Rows:
+    return Rows(np.ascontiguousarray(values).view(np.uint8), (values.shape[0], values.shape[1]), "F32")
+
+
+def random_rows(rng: np.random.Generator, shape: tuple[int, int], stored: str) -> Rows:
+    """Numbers around 2 / sqrt(columns), so that a product is about as large as its input."""
+    values = (rng.standard_normal(shape) * 2 / np.sqrt(shape[1])).astype(np.float32)
+    if stored == "F32":
+        return dense(values)
+    if stored == "MXFP4":  # files have it, we do not make it: random levels of one scale
+        blocks = rng.integers(0, 256, (shape[0], shape[1] // 32, 17), np.uint8)
+        blocks[..., 0] = 127 - 4
+        return Rows(blocks.reshape(shape[0], -1), shape, stored)
+    return Rows(find_format(stored).quantize(values), shape, stored)
 
 
 @dataclass(frozen=True)
@@ -74,11 +87,10 @@ def random_tensors(spec: MoE, stored: str = "F32") -> Tensors:
     """Experts in one format, the rest in float32; biases where the kind of expert has them."""
     rng = np.random.default_rng(0)
     tensors = Tensors({}, {})
-    for name, (n, k) in spec.matrices(HIDDEN).items():
-        values = (rng.standard_normal((n, k)) * 2 / np.sqrt(k)).astype(np.float32)
-        tensors.matrices[name] = Rows(values, stored if name.startswith("experts") else "F32")
+    for name, shape in spec.matrices(HIDDEN).items():
+        tensors.matrices[name] = random_rows(rng, shape, stored if name.startswith("experts") else "F32")
         if isinstance(spec.expert, ClampedGated):
-            tensors.vectors[f"{name}.bias"] = rng.standard_normal(n).astype(np.float32)
+            tensors.vectors[f"{name}.bias"] = rng.standard_normal(shape[0]).astype(np.float32)
     return tensors
 
 
@@ -150,7 +162,7 @@ def error(found: Float32, expected: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("expand", [False, True])
-@pytest.mark.parametrize("stored", ["F32", "Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_block_means_what_a_loop_over_tokens_says(kind: str, stored: str, expand: bool, tmp_path: Path) -> None:
     weights = random_tensors(KINDS[kind], stored)
@@ -160,7 +172,7 @@ def test_a_block_means_what_a_loop_over_tokens_says(kind: str, stored: str, expa
         assert error(block(tokens(count)), mixture(KINDS[kind], weights, tokens(count))) < 3e-6
 
 
-@pytest.mark.parametrize("stored", ["F32", "Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_has_the_same_bits_alone_and_in_a_batch(kind: str, stored: str, tmp_path: Path) -> None:
     weights = random_tensors(KINDS[kind], stored)
@@ -173,12 +185,12 @@ def test_a_token_has_the_same_bits_alone_and_in_a_batch(kind: str, stored: str, 
 
 
 def test_where_kernels_need_pairs_of_rows_experts_see_pairs(tmp_path: Path) -> None:
-    """Float activations stand for formats whose kernels take one row on another path than two."""
-    x, weights = tokens(33), random_tensors(MIXTRAL, "Q4_0")
+    """4-bit blocks of 64 take one row on another path than two, and a single token sends one row to its experts."""
+    spec = replace(MIXTRAL, expert=Gated(128, "silu"))
+    x, weights = tokens(33), random_tensors(spec, "int4-64")
     for row_multiple, same in ((1, False), (2, True)):
-        block = Block(MIXTRAL, weights, tmp_path, replace(FLOAT32, row_multiple=row_multiple))
-        alone = np.concatenate([block(row[None]) for row in x])
-        assert (block(x) == alone).all() == same
+        block = Block(spec, weights, tmp_path, Drawing(row_multiple=row_multiple))
+        assert (block(x) == np.concatenate([block(row[None]) for row in x])).all() == same
 
 
 @pytest.mark.parametrize("stored", ["F32", "Q4_1"])
@@ -186,14 +198,14 @@ def test_all_tokens_may_choose_the_same_experts(stored: str, tmp_path: Path) -> 
     weights = random_tensors(MIXTRAL, stored)
     gate = np.full((8, HIDDEN), -1.0, np.float32)
     gate[[6, 3]] = [[2.0], [1.0]]
-    weights.matrices["gate"] = Rows(gate, "F32")
+    weights.matrices["gate"] = dense(gate)
     x = np.abs(tokens(9))
     assert error(Block(MIXTRAL, weights, tmp_path, FLOAT32)(x), mixture(MIXTRAL, weights, x)) < 3e-6
 
 
 def test_of_equal_logits_the_first_experts_are_chosen(tmp_path: Path) -> None:
     weights = random_tensors(MIXTRAL)
-    weights.matrices["gate"] = Rows(np.zeros((8, HIDDEN), np.float32), "F32")
+    weights.matrices["gate"] = dense(np.zeros((8, HIDDEN), np.float32))
     x = tokens(3)
     expected = [expert(MIXTRAL.expert, weights, f"experts.{e}", x.astype(np.float64)) for e in (0, 1)]
     assert error(Block(MIXTRAL, weights, tmp_path, FLOAT32)(x), (expected[0] + expected[1]) / 2) < 3e-6
@@ -289,7 +301,5 @@ def canonical(state: dict[str, Float32]) -> Tensors:
         both = single.pop(name)
         parts = (both[0::2], both[1::2]) if transposed else np.split(both, 2)
         single |= {name.replace("gate_up", part): rows for part, rows in zip(("gate", "up"), parts, strict=True)}
-    matrices = {
-        n.removesuffix(".weight"): Rows(np.ascontiguousarray(v), "F32") for n, v in single.items() if v.ndim == 2
-    }
+    matrices = {n.removesuffix(".weight"): dense(v) for n, v in single.items() if v.ndim == 2}
     return Tensors(matrices, {n: np.ascontiguousarray(v) for n, v in single.items() if v.ndim == 1})
