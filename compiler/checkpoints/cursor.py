@@ -25,7 +25,7 @@ class FieldError(CompileError):
 class Cursor:
     """Reads the header front to back; every length is checked against what is left before it is used."""
 
-    def __init__(self, header: mmap.mmap, file_size: int) -> None:
+    def __init__(self, header: mmap.mmap | bytes, file_size: int) -> None:
         self.header = header
         self.position = 0
         self.items = 0
@@ -56,14 +56,14 @@ class Cursor:
         return value
 
     def string(self, field: str) -> str:
-        length = self.u64(f"length of {field}")
-        start = self.need(length, field)
-        return _text(self.header[start : start + length], field)
+        return decoded(self.raw(self.u64(f"length of {field}"), field), field)
 
     def name(self, field: str) -> str:
-        length = self.count(f"length of {field}", MAX_NAME)
-        start = self.need(length, field)
-        return _text(self.header[start : start + length], field)
+        return decoded(self.raw(self.count(f"length of {field}", MAX_NAME), field), field)
+
+    def raw(self, num_bytes: int, field: str) -> bytes:
+        start = self.need(num_bytes, field)
+        return self.header[start : start + num_bytes]
 
     def charge(self, items: int, field: str) -> None:
         self.items += items
@@ -71,7 +71,7 @@ class Cursor:
             raise FieldError(field, f"at most {MAX_ITEMS} strings and arrays in all metadata", "more")
 
 
-def _text(raw: bytes, field: str) -> str:
+def decoded(raw: bytes, field: str) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

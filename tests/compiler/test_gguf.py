@@ -54,7 +54,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def opened(tmp_path: Path) -> Callable[[bytes], GGUF]:
     def write_and_open(content: bytes) -> GGUF:
         path = tmp_path / "x.gguf"
-        path.write_bytes(content)
+        path.touch()
+        with path.open("r+b") as file:  # thousands of times faster than replacing it on some file systems
+            file.write(content)
+            file.truncate()
         return read_gguf(path)
 
     return write_and_open
@@ -208,7 +211,7 @@ DEEP = struct.pack("<IQ", 9, 1) * 5 + struct.pack("<IQ", 0, 0)
         (header(num_keys=1, pairs=pair("k", 9, DEEP)), "nested at most 4 deep"),
         (header(num_keys=2, pairs=pair("k", 0, b"1") * 2), "key 1 must be a new name, got 'k'"),
         (header(num_keys=1, pairs=ALIGNED), "general.alignment must be a power of two, got 24"),
-        (header(num_keys=1, pairs=SPLIT), "split into 3 files"),
+        (header(num_keys=1, pairs=SPLIT), "lacks metadata key split.no"),
         (header(num_tensors=1, tensors=tensor("t", (), 0, 0)), "dimension count of tensor t must be 1 to 4, got 0"),
         (header(num_tensors=1, tensors=tensor("t", (4,) * 5, 0, 0)), "1 to 4, got 5"),
         (header(num_tensors=1, tensors=tensor("t", (4, 0), 0, 0)), "must be positive"),
@@ -270,3 +273,49 @@ def test_a_hostile_header_takes_bounded_memory(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 128 << 20
+
+
+def write_split(folder: Path, *, total: int = 3, names: tuple[str, ...] = ("a", "b", "c"), counts: int = 3) -> Path:
+    """Three parts with a tensor each; the first one holds the metadata of the model too."""
+    for i, text in enumerate(names):
+        pairs = pair("split.no", 2, struct.pack("<H", i)) + pair("split.count", 2, struct.pack("<H", counts))
+        pairs += pair("split.tensors.count", 5, struct.pack("<i", total)) + (pair("k", 0, b"7") if i == 0 else b"")
+        content = header(num_keys=4 if i == 0 else 3, num_tensors=1, pairs=pairs, tensors=tensor(text, (1,), 0, 0))
+        content += bytes(-len(content) % 32) + struct.pack("<f", i)
+        (folder / f"m-{i + 1:05d}-of-00003.gguf").write_bytes(content)
+    return folder / "m-00001-of-00003.gguf"
+
+
+def test_split_models_are_read_as_one(tmp_path: Path) -> None:
+    with read_gguf(write_split(tmp_path)) as file:
+        assert file.metadata.integer("k") == 55
+        values = {name: file.read(tensor, 0, 4).view(np.float32)[0] for name, tensor in file.tensors.items()}
+        assert values == {"a": 0.0, "b": 1.0, "c": 2.0}
+
+
+def test_parts_that_do_not_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match=r"must be 4 \(split.tensors.count\), got 3"):
+        read_gguf(write_split(tmp_path, total=4))
+    with pytest.raises(CompileError, match=r"m-00003-of-00003.gguf: .* in one part, got 'b', which is in part 2 too"):
+        read_gguf(write_split(tmp_path, names=("a", "b", "b")))
+    with pytest.raises(CompileError, match=r"must be m-00001-of-00002.gguf, so that"):
+        read_gguf(write_split(tmp_path, counts=2))
+    with pytest.raises(CompileError, match=r"split.count must be 0 to 999, got 1000"):
+        read_gguf(write_split(tmp_path, counts=1000))
+    first = write_split(tmp_path)
+    third = tmp_path / "m-00003-of-00003.gguf"
+    (tmp_path / "m-00002-of-00003.gguf").write_bytes(third.read_bytes())
+    with pytest.raises(CompileError, match=r"00002-of-00003.gguf: file must be part 2 of 3, got part 3 of 3"):
+        read_gguf(first)
+    (tmp_path / "m-00002-of-00003.gguf").unlink()
+    with pytest.raises(CompileError, match=r"m-00002-of-00003.gguf: no such file"):
+        read_gguf(first)
+
+
+def test_the_first_part_must_be_given_under_its_name(tmp_path: Path) -> None:
+    first = write_split(tmp_path)
+    with pytest.raises(CompileError, match=r"part 1 of 3: give m-00001-of-00003.gguf, got part 2"):
+        read_gguf(tmp_path / "m-00002-of-00003.gguf")
+    renamed = first.rename(tmp_path / "model.gguf")
+    with pytest.raises(CompileError, match=r"name of part 1 must be NAME-00001-of-00003.gguf, .* got model.gguf"):
+        read_gguf(renamed)
