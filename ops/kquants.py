@@ -54,15 +54,15 @@ def _by_tiles(weights: Float32, quantize: Callable[[Float32], Bytes]) -> Bytes:
 
 def _q2_k(supers: Float32) -> Bytes:
     kept = _round_affine(_blocks(supers, 16), top=3, largest=15)
-    return _joined(kept.sc | kept.m << 4, _merge(kept.levels.reshape(-1, 2, 4, 32), 2), kept.d, kept.dmin)
+    return _joined(kept.sc | kept.m << np.uint8(4), _merge(kept.levels.reshape(-1, 2, 4, 32), 2), kept.d, kept.dmin)
 
 
 def _q3_k(supers: Float32) -> Bytes:
     kept = _round_symmetric(_blocks(supers, 16), half=4, largest=32)
     sc = (kept.sc + 32).astype(np.uint8)
-    scales = _merge((sc & 15).reshape(-1, 2, 8), 4), _merge((sc >> 4).reshape(-1, 4, 4), 2)
-    hmask, qs = _merge((kept.levels >> 2).reshape(-1, 8, 32), 1), _merge((kept.levels & 3).reshape(-1, 2, 4, 32), 2)
-    return _joined(hmask, qs, *scales, kept.d)
+    scales = _merge(_low(sc, 4).reshape(-1, 2, 8), 4), _merge(_high(sc, 4).reshape(-1, 4, 4), 2)
+    qs, hmask = _low(kept.levels, 2).reshape(-1, 2, 4, 32), _high(kept.levels, 2).reshape(-1, 8, 32)
+    return _joined(_merge(hmask, 1), _merge(qs, 2), *scales, kept.d)
 
 
 def _q4_k(supers: Float32) -> Bytes:
@@ -72,14 +72,14 @@ def _q4_k(supers: Float32) -> Bytes:
 
 def _q5_k(supers: Float32) -> Bytes:
     kept = _round_affine(_blocks(supers, 32), top=31, largest=63)
-    qh, qs = _merge((kept.levels >> 4).reshape(-1, 8, 32), 1), _merge((kept.levels & 15).reshape(-1, 4, 2, 32), 4)
-    return _joined(kept.d, kept.dmin, _six_bits(kept.sc, kept.m), qh, qs)
+    qs, qh = _low(kept.levels, 4).reshape(-1, 4, 2, 32), _high(kept.levels, 4).reshape(-1, 8, 32)
+    return _joined(kept.d, kept.dmin, _six_bits(kept.sc, kept.m), _merge(qh, 1), _merge(qs, 4))
 
 
 def _q6_k(supers: Float32) -> Bytes:
     kept = _round_symmetric(_blocks(supers, 16), half=32, largest=128)
-    ql, qh = _merge((kept.levels & 15).reshape(-1, 2, 2, 64), 4), _merge((kept.levels >> 4).reshape(-1, 2, 4, 32), 2)
-    return _joined(ql, qh, kept.sc.view(np.uint8), kept.d)
+    ql, qh = _low(kept.levels, 4).reshape(-1, 2, 2, 64), _high(kept.levels, 4).reshape(-1, 2, 4, 32)
+    return _joined(_merge(ql, 4), _merge(qh, 2), kept.sc.view(np.uint8), kept.d)
 
 
 class _AffineSupers(NamedTuple):
@@ -104,11 +104,11 @@ def _round_affine(x: Float32, top: int, largest: int) -> _AffineSupers:
     """Scales and minima become integers up to `largest`; minima once more, for the levels that rounded scales give."""
     fit = Affine(*(part.reshape(x.size // SUPER_BLOCK, -1) for part in fit_affine(x, top)))
     d, dmin = _unit(fit.scale, largest), _unit(fit.minimum, largest)
-    sc, m = _multiples(fit.scale, d, largest), _multiples(fit.minimum, dmin, largest)
+    sc, m = _multiples(fit.scale, d, 0, largest), _multiples(fit.minimum, dmin, 0, largest)
     step, weight = _per_block(sc, d), importance(x)
     error = step * _levels(x + _per_block(m, dmin), step, 0, top) - x
     best = ratio((error * weight).sum(0), weight.sum(0)).reshape(m.shape)
-    m = _multiples(best, dmin, largest)
+    m = _multiples(best, dmin, 0, largest)
     levels = _levels(x + _per_block(m, dmin), step, 0, top)
     return _AffineSupers(d, sc.astype(np.uint8), dmin, m.astype(np.uint8), _in_supers(levels))
 
@@ -118,7 +118,7 @@ def _round_symmetric(x: Float32, half: int, largest: int) -> _SymmetricSupers:
     scale = fit_symmetric(x, half).reshape(x.size // SUPER_BLOCK, -1)
     extreme = np.take_along_axis(scale, np.abs(scale).argmax(-1)[:, None], axis=-1)
     d = (extreme / np.float32(-largest)).astype(np.float16)
-    sc = np.rint(ratio(scale * np.float32(-largest), extreme)).clip(-largest, largest - 1)
+    sc = _multiples(scale, d, -largest, largest - 1)
     levels = _levels(x, _per_block(sc, d), -half, half - 1) + np.float32(half)
     return _SymmetricSupers(d, sc.astype(np.int8), _in_supers(levels))
 
@@ -133,12 +133,14 @@ def _in_supers(levels: Float32) -> Bytes:
 
 
 def _unit(values: Float32, largest: int) -> Half:
-    """(S, 1), of which the largest value of each super-block is a multiple."""
-    return (values.max(-1, keepdims=True) / np.float32(largest)).astype(np.float16)
+    """(S, 1): the largest value of each super-block is `largest` times this."""
+    most: Float32 = values.max(-1, keepdims=True)
+    return (most / np.float32(largest)).astype(np.float16)
 
 
-def _multiples(values: Float32, unit: Half, largest: int) -> Float32:
-    return np.rint(ratio(values, unit.astype(np.float32))).clip(0, largest)
+def _multiples(values: Float32, unit: Half, lowest: int, highest: int) -> Float32:
+    """The nearest ones of the unit as it is stored: float16 is coarse where weights are small."""
+    return np.rint(ratio(values, unit.astype(np.float32))).clip(lowest, highest)
 
 
 def _per_block(multiples: Float32, unit: Half) -> Float32:
@@ -152,14 +154,23 @@ def _levels(x: Float32, step: Float32, lowest: int, highest: int) -> Float32:
 def _merge(levels: Bytes, bits: int) -> Bytes:
     """(S, …, 8 / bits, n) to (S, bytes): level i of the last axis of all groups in one byte, the first group lowest."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
-    return np.bitwise_or.reduce(levels << shifts, axis=-2).reshape(len(levels), -1)
+    merged: Bytes = np.bitwise_or.reduce(levels << shifts, axis=-2)
+    return merged.reshape(len(levels), -1)
+
+
+def _low(levels: Bytes, bits: int) -> Bytes:
+    return levels & np.uint8((1 << bits) - 1)
+
+
+def _high(levels: Bytes, bits: int) -> Bytes:
+    return levels >> np.uint8(bits)
 
 
 def _six_bits(sc: Bytes, m: Bytes) -> Bytes:
-    """Eight of each to 12 bytes: four sc and four m whole, above them and in four more bytes the rest in pieces."""
-    first_sc, last_sc, first_m, last_m = sc[:, :4], sc[:, 4:], m[:, :4], m[:, 4:]
-    low = (last_sc & 15) | (last_m & 15) << 4
-    return np.concatenate([first_sc | last_sc >> 4 << 6, first_m | last_m >> 4 << 6, low], axis=-1)
+    """Eight of each to 12 bytes: the first four, below the top bits of the last four, whose low bits follow."""
+    low = _merge(_low(np.stack([sc[:, 4:], m[:, 4:]], axis=1), 4), 4)
+    sc_byte, m_byte = (part[:, :4] | _high(part[:, 4:], 4) << np.uint8(6) for part in (sc, m))
+    return np.concatenate([sc_byte, m_byte, low], axis=-1)
 
 
 def _joined(*fields: NDArray[np.generic]) -> Bytes:

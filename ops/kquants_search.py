@@ -26,15 +26,17 @@ class Affine(NamedTuple):
     minimum: Float32
 
 
-def ratio(a: Float32, b: Float32) -> Float32:
+def ratio(a: Float32 | np.float32, b: Float32) -> Float32:
     """a / b, and 0 where b is 0."""
     with np.errstate(all="ignore"):
-        return np.where(b == 0, np.float32(0), a / b)
+        quotient: Float32 = np.where(b == 0, np.float32(0), a / b)
+    return quotient
 
 
 def importance(x: Float32) -> Float32:
     """What a squared error at each weight counts: |w| above a floor, the root mean square of its block."""
-    return np.abs(x) + np.sqrt(_dot(x, x) / np.float32(len(x)))
+    floor: Float32 = np.sqrt(_dot(x, x) / np.float32(len(x)))
+    return np.abs(x) + floor
 
 
 def fit_affine(x: Float32, top: int) -> Affine:
@@ -50,7 +52,7 @@ def fit_affine(x: Float32, top: int) -> Affine:
 def fit_symmetric(x: Float32, half: int) -> Float32:
     """The scale of w ≈ scale · level, levels -half…half - 1; it has the sign that puts the extreme weight at -half."""
     search = _SymmetricSearch(x, half)
-    extreme = np.take_along_axis(x, np.abs(x).argmax(0)[None], axis=0)[0]
+    extreme: Float32 = np.take_along_axis(x, np.abs(x).argmax(0)[None], axis=0)[0]
     for stretch in STRETCHES:
         search.attempt(ratio(-half - stretch, extreme))
     for _ in range(POLISHES):
@@ -99,7 +101,7 @@ class _SymmetricSearch:
     """The error that a scale leaves is Σ w x² - gain: the larger the gain, the better."""
 
     def __init__(self, x: Float32, half: int) -> None:
-        self.scale = np.zeros_like(x[0])
+        self.scale: Float32 = np.zeros_like(x[0])
         self._x, self._half, self._weight = x, half, importance(x)
         self._gain = np.zeros_like(x[0])
         self._level, self._scratch = np.empty_like(x), np.empty_like(x)
@@ -117,5 +119,6 @@ class _SymmetricSearch:
 
 
 def _dot(a: Float32, b: Float32) -> Float32:
-    """Per block."""
-    return np.einsum("ij,ij->j", a, b)
+    """Of each block."""
+    sums: Float32 = np.einsum("ij,ij->j", a, b)
+    return sums
