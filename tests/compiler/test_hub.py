@@ -111,6 +111,16 @@ def test_a_local_path_comes_first_and_the_hub_library_is_not_loaded(tmp_path: Pa
     assert "huggingface_hub" not in output.split()
 
 
+def test_the_hub_library_is_kept_from_telling_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    code = (
+        "from mistralrs_onnx.compiler.sources.library import hub_library\n"
+        "print(hub_library().constants.HF_HUB_DISABLE_TELEMETRY)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "True"
+
+
 def test_a_local_file_is_a_model_too(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").touch()
     assert locate(str(tmp_path / "x.gguf"), wanted=CHECKPOINT) == tmp_path / "x.gguf"
@@ -194,6 +204,15 @@ def test_a_connection_that_breaks_is_taken_up_again(hub: ModuleType, small_chunk
     name = "model-00001-of-00002.safetensors"
     assert hub.sent(name) == len(SHARD)  # no byte twice
     assert (folder / name).read_bytes() == SHARD
+
+
+def test_files_too_large_for_http_are_left_to_the_library(
+    hub: ModuleType, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mistralrs_onnx.compiler.sources.hub.LARGEST_BY_HTTP", len(SHARD) - 1)
+    folder = fetch()
+    assert (folder / "model-00001-of-00002.safetensors").read_bytes() == SHARD
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model-00002-of-00002.safetensors"])
