@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import InlinePass
 from onnxscript import OnnxFunction
 
-from mistralrs_onnx.ops.embedding import EMBEDDINGS, DenseEmbedding
-from mistralrs_onnx.ops.formats import FORMATS, Bytes
+from mistralrs_onnx.ops.embedding import DenseEmbedding
+from mistralrs_onnx.ops.formats import Bytes, find_format
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definitions
-from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, LINEARS, DenseLinear
+from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, DenseLinear
+from mistralrs_onnx.ops.packed import embedding_of, linear_of
 
 from .weights import Field, Matrix, Split, Stacked, WeightFile, Weights
 
@@ -139,7 +140,7 @@ class Emit:
         matrix = self._weights.matrix(f"{path}.weight")
         if matrix.format in DENSE:
             return self.call(DenseEmbedding, ids, *self._dense(path, matrix))[0]
-        return self.call(EMBEDDINGS[matrix.format], ids, *self._compact(path, matrix))[0]
+        return self.call(embedding_of(find_format(matrix.format)), ids, *self._compact(path, matrix))[0]
 
     def path(self, name: str) -> str:
         return ".".join([*self._scope, name])
@@ -166,10 +167,11 @@ class Emit:
             return self.call(DenseLinear, x, *self._dense(path, matrix))[0]
         rows, columns = matrix.shape
         shape = {"K": columns, "N": rows, "accuracy_level": self.drawing.accuracy_level}
-        functions = LINEARS[matrix.format]
+        meaning = find_format(matrix.format)
+        functions = linear_of(meaning)
         if not self.drawing.expand:
-            return self.call(functions.compact, x, *self._compact(path, matrix), **shape)[0]
-        bits = {"bits": FORMATS[matrix.format].bits, "block_size": FORMATS[matrix.format].block_size}
+            return self.call(functions.compact, x, *self._compact(path, matrix), **shape, **functions.attributes)[0]
+        bits = {"bits": meaning.bits, "block_size": meaning.nbits_block}
         return self.call(functions.widened, x, *self._widened(path, matrix), **shape, **bits)[0]
 
     def _dense(self, path: str, matrix: Matrix) -> list[ir.Value]:
@@ -178,7 +180,7 @@ class Emit:
 
     def _compact(self, path: str, matrix: Matrix) -> list[ir.Value]:
         """The planes of the format, as its functions take them."""
-        meaning = FORMATS[matrix.format]
+        meaning = find_format(matrix.format)
         blocks = matrix.shape[1] // meaning.block_size
         fields = tuple(
             Field(plane.name, np.dtype(plane.dtype), (blocks, plane.per_block) if plane.per_block > 1 else (blocks,))
@@ -188,12 +190,10 @@ class Emit:
 
     def _widened(self, path: str, matrix: Matrix) -> list[ir.Value]:
         """What the planes fold to, for hosts that fold nothing."""
-        meaning = FORMATS[matrix.format]
+        meaning = find_format(matrix.format)
 
         def split(raw: Bytes) -> Mapping[str, NDArray[np.generic]]:
-            made = meaning.nbits(meaning.split(raw))
-            planes: dict[str, NDArray[np.generic]] = {"q": made.q, "scale": made.scale}
-            return planes if made.offset is None else planes | {"offset": made.offset}
+            return meaning.nbits(meaning.split(raw)).operands()
 
         fields = tuple(Field(name, plane.dtype, plane.shape[1:]) for name, plane in split(matrix.rows(0, 1)).items())
         return self._placed(path, matrix, fields, split)

@@ -6,13 +6,11 @@ second part is stock operators. x: float32 (T, K). y: float32 (T, N).
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from onnxscript import OnnxFunction, script
 from onnxscript import opset21 as op
+from onnxscript import script
 
-from .formats import Float32, NBits
+from .formats_block import Float32, NBits
 from .functions import contrib, own
 
 INT8_ACTIVATIONS = 4  # accuracy_level of MatMulNBits: x is rounded to int8 per block
@@ -41,40 +39,14 @@ def OffsetLinear(x, q, scale, offset, K: int, N: int, bits: int, block_size: int
 
 
 @script(own, default_opset=op)
-def Q4_0Linear(x, q, d, K: int, N: int, accuracy_level: int):
-    """W = d · (q - 8)"""
-    return CentredLinear(x, q, op.Cast(d, to=1), K=K, N=N, bits=4, block_size=32, accuracy_level=accuracy_level)
-
-
-@script(own, default_opset=op)
-def Q4_1Linear(x, q, d, m, K: int, N: int, accuracy_level: int):
-    """W = d · q + m, computed as d · (q - 8) + (m + 8 d)"""
-    scale = op.Cast(d, to=1)
-    offset = op.Add(op.Cast(m, to=1), op.Mul(scale, op.Constant(value_float=8.0)))
-    return OffsetLinear(x, q, scale, offset, K=K, N=N, bits=4, block_size=32, accuracy_level=accuracy_level)
-
-
-@script(own, default_opset=op)
-def Q8_0Linear(x, q, d, K: int, N: int, accuracy_level: int):
-    """W = d · (q - 128)"""
-    return CentredLinear(x, q, op.Cast(d, to=1), K=K, N=N, bits=8, block_size=32, accuracy_level=accuracy_level)
+def ZeroPointLinear(x, q, scale, zero, K: int, N: int, bits: int, block_size: int, accuracy_level: int):
+    """y = x · ((q - zero) · scale)ᵀ; zero: uint8 (N, blocks · bits / 8), lowest bits first"""
+    return contrib.MatMulNBits(
+        x, q, scale, zero, K=K, N=N, bits=bits, block_size=block_size, accuracy_level=accuracy_level
+    )
 
 
 @script(own, default_opset=op)
 def DenseLinear(x, w):
     """W = w, kept in float32, float16 or bfloat16 (N, K)"""
     return op.MatMul(x, op.Transpose(op.Cast(w, to=1), perm=[1, 0]))
-
-
-class PackedLinear(NamedTuple):
-    """The function over a format's planes, and the one over what they widen to (`Format.nbits`)."""
-
-    compact: OnnxFunction
-    widened: OnnxFunction
-
-
-LINEARS: dict[str, PackedLinear] = {
-    "Q4_0": PackedLinear(Q4_0Linear, CentredLinear),
-    "Q4_1": PackedLinear(Q4_1Linear, OffsetLinear),
-    "Q8_0": PackedLinear(Q8_0Linear, CentredLinear),
-}

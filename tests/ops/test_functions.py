@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import pytest
 from numpy.typing import NDArray
 from onnxscript import OnnxFunction
 
-from mistralrs_onnx.ops.embedding import EMBEDDINGS, DenseEmbedding, embedding
-from mistralrs_onnx.ops.formats import FORMATS, Planes
+from mistralrs_onnx.ops.embedding import DenseEmbedding, embedding
+from mistralrs_onnx.ops.formats import FORMATS, Bytes, Planes, find_format, row_multiple
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definitions
-from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, LINEARS, DenseLinear, linear
+from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, DenseLinear, linear
 from mistralrs_onnx.ops.norm import RMSNorm, rms_norm
+from mistralrs_onnx.ops.packed import embedding_of, linear_of
 from mistralrs_onnx.ops.rope import RotaryTables, inverse_frequencies, rotary_tables
 
 Arrays = list[NDArray[np.generic]]
+COLUMNS = 768
+NAMES = [*FORMATS, "int4-16", "int4-128", "int8-64-f32", "int4-32-zp", "int4-256-zp", "int8-128-zp-f32"]
 
 
 def one_call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int = 1, **attributes: float) -> bytes:
@@ -45,49 +49,61 @@ def call(function: OnnxFunction, feeds: Arrays, constants: Arrays, outputs: int 
     return results
 
 
-def weights(name: str, rows: int, columns: int) -> Planes:
-    dense = np.random.default_rng(0).standard_normal((rows, columns)).astype(np.float32)
-    return FORMATS[name].split(FORMATS[name].quantize(dense))
-
-
 def inputs(rows: int, columns: int) -> NDArray[np.float32]:
     return np.random.default_rng(1).standard_normal((rows, columns)).astype(np.float32)
 
 
-# Float activations: float32 sums of 128 terms. Int8 activations: half a step of 127 per term, averaged by the sum.
+@pytest.fixture
+def planes(random_rows: Callable[..., Bytes], name: str) -> Planes:
+    """96 rows of 768 columns, with scales around 1."""
+    meaning = find_format(name)
+    return meaning.split(random_rows(meaning, (13, 16), 96, COLUMNS // meaning.block_size))
+
+
+# Float activations: float32 sums of 768 terms. Int8 activations: half a step of 127 per term, averaged by the sum.
 @pytest.mark.parametrize(("accuracy", "tolerance"), [(FLOAT_ACTIVATIONS, 1e-5), (INT8_ACTIVATIONS, 2e-2)])
-@pytest.mark.parametrize("name", LINEARS)
-@pytest.mark.parametrize("rows", [1, 5])
-def test_packed_linears(name: str, rows: int, accuracy: int, tolerance: float) -> None:
-    planes, x = weights(name, 96, 128), inputs(rows, 128)
-    relaid = FORMATS[name].nbits(planes)
-    shape = {"K": 128, "N": 96, "accuracy_level": accuracy}
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_linears(planes: Planes, name: str, accuracy: int, tolerance: float) -> None:
+    meaning, x = find_format(name), inputs(5, COLUMNS)
+    relaid, functions = meaning.nbits(planes), linear_of(meaning)
+    shape = {"K": COLUMNS, "N": 96, "accuracy_level": accuracy}
     expected = linear(x, relaid)
-    [compact] = call(LINEARS[name].compact, [x], list(planes.values()), **shape)
+    [compact] = call(functions.compact, [x], list(planes.values()), **shape, **functions.attributes)
     assert np.abs(compact - expected).max() <= tolerance * np.abs(expected).max()
-    constants: Arrays = [relaid.q, relaid.scale] + ([] if relaid.offset is None else [relaid.offset])
     block = {"bits": relaid.bits, "block_size": relaid.block_size}
-    [widened] = call(LINEARS[name].widened, [x], constants, **shape, **block)
+    [widened] = call(functions.widened, [x], list(relaid.operands().values()), **shape, **block)
     np.testing.assert_array_equal(widened, compact)
 
 
-@pytest.mark.parametrize("name", LINEARS)
-def test_packed_linears_fold_to_stock_operators(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_do_not_depend_on_their_company(planes: Planes, name: str) -> None:
+    meaning, x = find_format(name), inputs(8, COLUMNS)
+    functions, multiple = linear_of(meaning), row_multiple(meaning.bits, meaning.nbits_block)
+    shape = {"K": COLUMNS, "N": 96, "accuracy_level": INT8_ACTIVATIONS}
+    [together] = call(functions.compact, [x], list(planes.values()), **shape, **functions.attributes)
+    for rows in (multiple, 3 * multiple):
+        [part] = call(functions.compact, [x[:rows]], list(planes.values()), **shape, **functions.attributes)
+        np.testing.assert_array_equal(part, together[:rows])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_linears_fold_to_stock_operators(planes: Planes, name: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "folded.onnx")
-    shape = {"K": 128, "N": 96, "accuracy_level": INT8_ACTIVATIONS}
-    model = one_call(LINEARS[name].compact, [inputs(2, 128)], list(weights(name, 96, 128).values()), **shape)
+    shape = {"K": COLUMNS, "N": 96, "accuracy_level": INT8_ACTIVATIONS}
+    functions = linear_of(find_format(name))
+    x = inputs(2, COLUMNS)
+    model = one_call(functions.compact, [x], list(planes.values()), **shape, **functions.attributes)
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     left = {node.op_type for node in ir.load(tmp_path / "folded.onnx").graph}
     assert left <= {"MatMulNBits", "Reshape", "ReduceSum", "Gemm"}
 
 
-@pytest.mark.parametrize("name", EMBEDDINGS)
-def test_packed_embeddings_are_exact(name: str) -> None:
-    planes = weights(name, 96, 128)
+@pytest.mark.parametrize("name", NAMES)
+def test_packed_embeddings_are_exact(planes: Planes, name: str) -> None:
     ids = np.array([95, 0, 7, 7], np.int64)
-    [rows] = call(EMBEDDINGS[name], [ids], list(planes.values()))
-    np.testing.assert_array_equal(rows, embedding(ids, planes, FORMATS[name]))
+    [rows] = call(embedding_of(find_format(name)), [ids], list(planes.values()))
+    np.testing.assert_array_equal(rows, embedding(ids, planes, find_format(name)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
