@@ -39,7 +39,7 @@ def tokenizer_files(
     """
     vocabulary = read_vocabulary(metadata)
     outside = None if external is None else read_external(external, vocabulary)
-    affixes = _affixes(metadata, vocabulary, pre)
+    affixes = _affixes(metadata, vocabulary, _model(metadata), pre)
     special = special_texts(vocabulary)
     tokenizer = outside.tokenizer if outside else _rebuilt(metadata, vocabulary, affixes, pre)
     architecture = metadata.string("general.architecture")
@@ -93,11 +93,10 @@ def _profile(metadata: Metadata, pre: str | None) -> Profile:
     return find_profile(pre or metadata.string("tokenizer.ggml.pre"))
 
 
-def _affixes(metadata: Metadata, vocabulary: Vocabulary, pre: str | None) -> Affixes:
+def _affixes(metadata: Metadata, vocabulary: Vocabulary, model: str, pre: str | None) -> Affixes:
     """Where the file does not say whether prompts begin with BOS, its kind of tokenizer does."""
     profile = PROFILES.get(pre or metadata.string("tokenizer.ggml.pre", ""))
-    by_bytes = metadata.string("tokenizer.ggml.model") == BYTE_LEVEL
-    adds_bos = (profile is not None and profile.adds_bos) if by_bytes else True
+    adds_bos = (profile is not None and profile.adds_bos) if model == BYTE_LEVEL else True
     before = "bos" if metadata.flag("tokenizer.ggml.add_bos_token", default=adds_bos) else None
     after = "eos" if metadata.flag("tokenizer.ggml.add_eos_token", default=False) else None
     return Affixes(_role_text(vocabulary, before), _role_text(vocabulary, after))

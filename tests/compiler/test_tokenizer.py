@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from mistralrs_onnx.compiler.checkpoints.gguf import read_gguf
 from mistralrs_onnx.compiler.checkpoints.metadata import Metadata
@@ -122,14 +122,55 @@ def test_begin_and_end_are_put_where_the_file_says(flags: dict[str, Any], ids: l
 def test_ends_of_turn_join_the_end_that_is_named() -> None:
     assert special_ids(toy()).eos == (0, 4)  # <|im_end|> is here, but as an ordinary token
     assert special_ids(toy(eos_token_id=None, eot_token_id=7)).eos == (7, 4)
+    assert special_ids(toy(eom_token_id=2)).eos == (0, 2, 4)
+
+
+def test_an_end_of_message_is_no_end_of_reply() -> None:
+    tokens = ["<|return|>", "<|call|>", "<|end|>"]
+    reply = toy(tokens=tokens, token_type=np.array([3, 3, 3]), merges=[])
+    assert special_ids(reply).eos == (0, 1)
+    reply = toy(tokens=["</s>", "<|call|>", "<|end|>"], token_type=np.array([3, 3, 3]), merges=[])
+    assert special_ids(reply).eos == (0, 2, 1)
+
+
+def test_the_pre_tokenizer_can_be_said() -> None:
+    for metadata in (toy(), toy(pre=None), toy(pre="unheard of")):
+        tokenizer = Tokenizer.from_str(tokenizer_files(metadata, pre="glm4")["tokenizer.json"].decode())
+        assert tokenizer.encode("abab", add_special_tokens=False).ids == [8]
+
+
+# Worked out by hand.
+TEXT = "I'LL 12345 éCole,\n  XMLHttp 你好abc!?"
+WORDS = {
+    "gpt-2": "I|'|LL| 12345| éCole|,|\n | XMLHttp| 你好abc|!?",
+    "starcoder": "I|'|LL| |1|2|3|4|5| éCole|,|\n | XMLHttp| 你好abc|!?",
+    "llama-bpe": "I|'LL| |123|45| éCole|,\n| | XMLHttp| 你好abc|!?",
+    "qwen2": "I|'LL| |1|2|3|4|5| éCole|,\n| | XMLHttp| 你好abc|!?",
+    "gpt-4o": "I'LL| |123|45| é|Cole|,\n| | XMLHttp| 你好abc|!?",
+    "tekken": "I|'LL| |1|2|3|4|5| é|Cole|,\n| | XMLHttp| 你好abc|!?",
+    "deepseek-llm": "I|'|LL| |12345| é|Cole|,|\n| | XMLHttp| |你好|abc|!?",  # its signs include ASCII letters
+    "deepseek-coder": "I|'|LL| |1|2|3|4|5| éCole|,|\n| | XMLHttp| |你好|abc|!?",
+    "deepseek-v3": "I|'LL| |123|45| éCole|,\n| | XMLHttp| |你好|abc|!?",
+    "falcon": "I|'|LL| |123|45| éCole|,|\n | XMLHttp| 你好abc|!?",
+    "bloom": "I'LL| 12345| éCole|,\n | XMLHttp| 你好abc|!?",
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_words(name: str) -> None:
+    words = [TEXT]
+    for regex in find_profile(name).splits:
+        cut = pre_tokenizers.Split(Regex(regex), "isolated")
+        words = [word for part in words for word, _ in cut.pre_tokenize_str(part)]
+    assert words == WORDS[name].split("|")
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: toy(model="llama"), "tokenizer model 'llama' is not supported yet"),
+        (lambda: toy(model="bert"), "tokenizer model 'bert' is not supported yet, only gpt2, llama, gemma4"),
         (lambda: toy(pre="smolm"), "'smolm' is not known, only .*; the nearest is smollm"),
-        (lambda: toy(pre=None), "lacks metadata key tokenizer.ggml.pre"),
+        (lambda: toy(pre=None), "lacks metadata key tokenizer.ggml.pre, .*: say it with --pre"),
         (lambda: toy(tokens=["a", "a"], token_type=np.array([1, 1])), "distinct, got 'a' twice"),
         (lambda: toy(token_type=np.array([1])), "must have 9 entries, one a token, got 1"),
         (lambda: toy(eos_token_id=9), "eos_token_id must be below 9"),
@@ -147,5 +188,5 @@ def test_what_cannot_be_rebuilt_is_named(build: Callable[[], Metadata], message:
 
 
 def test_a_name_like_no_other_gets_no_hint() -> None:
-    with pytest.raises(CompileError, match=r"starcoder$"):
+    with pytest.raises(CompileError, match=r"viking$"):
         find_profile("xyz")
