@@ -14,6 +14,7 @@ from .sentencepiece import SPACE, sentencepiece_json
 from .tokenizer_file import config_tokens
 from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
 
+MAX_MODEL = 16 << 20  # bytes; Gemma's has 5 MB
 # Field numbers of sentencepiece_model.proto.
 PIECES, TRAINER, NORMALIZER = 1, 2, 3
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3
@@ -37,10 +38,10 @@ class _Piece(NamedTuple):
 
 def read_model_file(path: Path, config: Json) -> ModelFile:
     """`config`: tokenizer_config.json, whose added tokens follow. Raises CompileError for other kinds of model."""
-    content = read_file(path)
+    content = read_file(path, MAX_MODEL)
     try:
         return _build(Message(content), config, path)
-    except WireError as error:
+    except (WireError, UnicodeDecodeError) as error:
         raise CompileError(f"{path} is no SentencePiece model: {error}") from error
 
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # wire types
+MAX_NUMBERS = 1000
 FIXED = {EIGHT_BYTES: 8, FOUR_BYTES: 4}
 
 
@@ -20,6 +21,8 @@ class Message:
         self._fields: dict[int, list[int | memoryview]] = {}
         for number, value in _fields(memoryview(content)):
             self._fields.setdefault(number, []).append(value)
+            if len(self._fields) > MAX_NUMBERS:
+                raise WireError(f"a message must have at most {MAX_NUMBERS} different fields")
 
     def messages(self, number: int) -> Iterator[Message]:
         return (Message(_bytes(value, number)) for value in self._fields.get(number, []))

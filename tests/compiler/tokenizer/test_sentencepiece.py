@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,26 @@ from mistralrs_onnx.compiler.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, 
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 FIRST = 3 + 256  # the id of the first token that is neither special nor a byte
-WORDS = ["▁", "h", "e", "l", "o", "w", "r", "d", "lo", "he", "▁w", "llo", "hello", "▁hello", "▁wo", "ld", "rld", "▁world"]
+WORDS = [
+    "▁",
+    "h",
+    "e",
+    "l",
+    "o",
+    "w",
+    "r",
+    "d",
+    "lo",
+    "he",
+    "▁w",
+    "llo",
+    "hello",
+    "▁hello",
+    "▁wo",
+    "ld",
+    "rld",
+    "▁world",
+]
 HELLO, A_HELLO, WORLD = (FIRST + WORDS.index(word) for word in ("hello", "▁hello", "▁world"))
 
 
@@ -130,7 +150,7 @@ def best_pairs(text: str, scores: Mapping[str, float]) -> list[str]:
     """The definition: join the two neighbours that make the token of the highest score, the leftmost first."""
     parts = list(text)
     while True:
-        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False)) if a + b in scores]
+        pairs = [(-scores[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in scores]
         if not pairs:
             return parts
         i = min(pairs)[1]
