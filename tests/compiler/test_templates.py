@@ -38,8 +38,8 @@ EXPECTED = {
     "mistral": "<s>[INST] You are a helpful assistant\n\nHello [/INST]Hi there</s> [INST] Who are you [/INST]"
     "   I am an assistant   </s> [INST] Another question [/INST]",
     "phi3": "<s><|system|>\nYou are a helpful assistant<|end|>\n<|user|>\nHello<|end|>\n"
-    "<|assistant|>\nHi there<|end|>\n<|user|>\nWho are you<|end|>\n<|assistant|>\n   I am an assistant   <|end|>\n<|user|>\nAnother question<|end|>\n"
-    "<|assistant|>\n",
+    "<|assistant|>\nHi there<|end|>\n<|user|>\nWho are you<|end|>\n"
+    "<|assistant|>\n   I am an assistant   <|end|>\n<|user|>\nAnother question<|end|>\n<|assistant|>\n",
 }
 EXPECTED["default"] = EXPECTED["llama2"]
 
