@@ -24,7 +24,7 @@ from .ggml import TYPES
 from .gguf import GGUFTensor
 from .source import Source, about
 
-MAX_TENSORS = 100_000
+MAX_TENSORS = 10_000  # 723 in the largest Llama
 MAX_TENSOR_NAME = 1024
 MAX_HPARAM = 1 << 20
 ALIGNMENT = 32  # of tensor data in ggjt files

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Self
 
@@ -19,13 +20,14 @@ from .cursor import FieldError
 
 
 class Source:
-    """A file of which pieces are read when they are asked for. Raises OSError as `open` does."""
+    """A file of which pieces are read when they are asked for, by any thread. Raises OSError as `open` does."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise CompileError(f"{path}: no such file")
         self.path = path
         self._file = path.open("rb", buffering=0)
+        self._turn = Lock()
         self.size = os.fstat(self._file.fileno()).st_size
 
     def map(self, most: int) -> mmap.mmap:
@@ -35,7 +37,7 @@ class Source:
     def read(self, offset: int, num_bytes: int, what: str) -> NDArray[np.uint8]:
         """Bytes at an offset, (num_bytes,). Raises CompileError when the file has become shorter or unreadable."""
         buffer, got = np.empty(num_bytes, np.uint8), 0
-        with about(self.path):
+        with about(self.path), self._turn:
             self._file.seek(offset)
             while got < num_bytes and (more := self._file.readinto(buffer.data[got:])):
                 got += more

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,3 +149,20 @@ def test_truncated_inside_a_tensor_or_before_the_first(opened: Callable[[bytes],
         else:
             with pytest.raises(CompileError):
                 opened(content[:length])
+
+
+def test_a_hostile_file_takes_bounded_memory(tmp_path: Path) -> None:
+    """A gigabyte of holes with as many empty tokens as are allowed, and one with as many tensors."""
+    path = tmp_path / "large.bin"
+    record = struct.pack("<4I", 1, 6, 0, 1)
+    many = b"".join(record + f"{i:06d}".encode() + bytes(4) for i in range(10_001))
+    for content in (start(GGJT, 3, (1 << 20, *HPARAMS[1:])), start(GGMF, 1) + tokens() + many):
+        with path.open("wb") as file:
+            file.write(content)
+            file.truncate(1 << 30)
+        tracemalloc.start()
+        with pytest.raises(CompileError):
+            read_ggml(path)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 128 << 20
