@@ -7,6 +7,7 @@ from functools import cache
 
 from .formats_block import Bytes, Float32, Format, NBits, Planes, PlaneSpec
 from .formats_codebook import IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0
+from .formats_grid import IQ1_M, IQ1_S, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS
 from .formats_int import NAME, PATTERN, Integers
 from .formats_k import Q2_K, Q3_K, Q4_K, Q5_K, Q6_K
 from .formats_plain import Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, Q8_K
@@ -16,8 +17,9 @@ __all__ = ["FORMATS", "Bytes", "Float32", "Format", "NBits", "PlaneSpec", "Plane
 _PLAIN = (Q4_0(), Q4_1(), Q5_0(), Q5_1(), Q8_0(), Q8_1(), Q8_K())
 _K = (Q2_K(), Q3_K(), Q4_K(), Q5_K(), Q6_K())
 _CODEBOOK = (IQ4_NL(), IQ4_XS(), MXFP4(), TQ1_0(), TQ2_0())
+_GRID = (IQ1_S(), IQ1_M(), IQ2_XXS(), IQ2_XS(), IQ2_S(), IQ3_XXS(), IQ3_S())
 
-FORMATS: dict[str, Format] = {each.name: each for each in (*_PLAIN, *_K, *_CODEBOOK)}
+FORMATS: dict[str, Format] = {each.name: each for each in (*_PLAIN, *_K, *_CODEBOOK, *_GRID)}
 
 
 @cache

@@ -175,6 +175,14 @@ def regroup(plane: Bytes, size: int) -> Bytes:
     return plane.reshape(len(plane), -1, size)
 
 
+def scaled(d: NDArray[np.generic], factors: NDArray[np.generic]) -> Float32:
+    """d · factor of each block, (N, blocks) and (N, blocks, n) to (N, blocks · n)
+
+    Exact in float32: d has 11 bits, factors have at most 8.
+    """
+    return (wide(d)[..., None] * wide(factors)).reshape(len(d), -1)
+
+
 def reciprocal(scale: Float32) -> Float32:
     with np.errstate(divide="ignore"):
         return np.where(scale == 0, np.float32(0), np.float32(1) / scale)

@@ -16,6 +16,7 @@ from .formats_block import (
     octets,
     pack,
     regroup,
+    scaled,
     unpack,
     unpack_apart,
     wide,
@@ -76,8 +77,7 @@ class IQ4_XS(Format):  # noqa: N801
     def widen(self, planes: Planes) -> Widened:
         high = unpack(octets(planes["scale_high"]), 2) << np.uint8(4)
         scale = wide(unpack(octets(planes["scale_low"]), 4) | high) - np.float32(32)
-        scale *= wide(planes["d"])[..., None]
-        return Widened(regroup(IQ4_PAIRS[octets(planes["q"])], 32), scale.reshape(len(scale), -1))
+        return Widened(regroup(IQ4_PAIRS[octets(planes["q"])], 32), scaled(planes["d"], scale))
 
 
 class MXFP4(Format):

@@ -18,6 +18,7 @@ from .formats_block import (
     octets,
     pack,
     regroup,
+    scaled,
     unpack_apart,
     wide,
 )
@@ -47,8 +48,8 @@ class Q2_K(Format):  # noqa: N801 - the format's name
         scale = octets(planes["scale"])
         return Widened(
             regroup(_pairs(planes["q"], 0x33) + np.uint8(0x66), 8),
-            _scaled(planes["d"], scale & np.uint8(15)),
-            -_scaled(planes["dmin"], scale >> np.uint8(4)),
+            scaled(planes["d"], scale & np.uint8(15)),
+            -scaled(planes["dmin"], scale >> np.uint8(4)),
         )
 
     def quantize(self, weights: Float32) -> Bytes:
@@ -85,7 +86,7 @@ class Q3_K(Format):  # noqa: N801
         levels = _pairs(planes["low"], 0x33) | (_pairs(planes["high"], 0x11) << np.uint8(2))
         packed = octets(planes["scale"])
         scale = unpack_apart(packed[..., :8], 4) | (unpack_apart(packed[..., 8:], 2) << np.uint8(4))
-        return Widened(regroup(levels + np.uint8(0x44), 8), _scaled(planes["d"], wide(scale) - np.float32(32)))
+        return Widened(regroup(levels + np.uint8(0x44), 8), scaled(planes["d"], wide(scale) - np.float32(32)))
 
     def quantize(self, weights: Float32) -> Bytes:
         return quantize_q3_k(weights)
@@ -171,20 +172,15 @@ class Q6_K(Format):  # noqa: N801
         low = unpack_apart(regroup(octets(planes["low"]), 64), 4)
         high = unpack_apart(regroup(octets(planes["high"]), 32), 2)
         levels = (low | (high << np.uint8(4))) + np.uint8(96)
-        return Widened(regroup(levels, 16), _scaled(planes["d"], planes["scale"]))
+        return Widened(regroup(levels, 16), scaled(planes["d"], planes["scale"]))
 
     def quantize(self, weights: Float32) -> Bytes:
         return quantize_q6_k(weights)
 
 
-def _scaled(d: NDArray[np.generic], integers: NDArray[np.generic]) -> Float32:
-    """One product per integer, (N, blocks · n); 11 bits times at most 8 are exact in float32."""
-    return (wide(d)[..., None] * wide(integers)).reshape(len(d), -1)
-
-
 def _scales_and_minima(planes: Planes) -> tuple[Float32, Float32]:
     sc, m = _six_bits(octets(planes["scale"]))
-    return _scaled(planes["d"], sc), -_scaled(planes["dmin"], m)
+    return scaled(planes["d"], sc), -scaled(planes["dmin"], m)
 
 
 def _six_bits(packed: Bytes) -> tuple[Bytes, Bytes]:

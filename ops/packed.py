@@ -8,6 +8,7 @@ from typing import NamedTuple
 from onnxscript import OnnxFunction
 
 from . import packed_codebook as codebook
+from . import packed_grid as grid
 from . import packed_k as k
 from . import packed_plain as plain
 from .formats_block import Format
@@ -46,6 +47,13 @@ _FUNCTIONS: dict[str, _Functions] = {
     "MXFP4": _Functions(codebook.MXFP4Linear, codebook.MXFP4Embedding),
     "TQ1_0": _Functions(codebook.TQ1_0Linear, codebook.TQ1_0Embedding),
     "TQ2_0": _Functions(codebook.TQ2_0Linear, codebook.TQ2_0Embedding, ZeroPointLinear),
+    "IQ1_S": _Functions(grid.IQ1_SLinear, grid.IQ1_SEmbedding),
+    "IQ1_M": _Functions(grid.IQ1_MLinear, grid.IQ1_MEmbedding),
+    "IQ2_XXS": _Functions(grid.IQ2_XXSLinear, grid.IQ2_XXSEmbedding),
+    "IQ2_XS": _Functions(grid.IQ2_XSLinear, grid.IQ2_XSEmbedding),
+    "IQ2_S": _Functions(grid.IQ2_SLinear, grid.IQ2_SEmbedding),
+    "IQ3_XXS": _Functions(grid.IQ3_XXSLinear, grid.IQ3_XXSEmbedding),
+    "IQ3_S": _Functions(grid.IQ3_SLinear, grid.IQ3_SEmbedding),
 }
 _INTEGERS: dict[tuple[int, bool], _Functions] = {
     (4, False): _Functions(plain.IntLinear, plain.Q4_0Embedding),

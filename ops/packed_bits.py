@@ -42,8 +42,23 @@ def Together(packed, shifts: Sequence[int], mask: int):
 
 
 @script(own, default_opset=op)
+def TogetherWide(packed, shifts: Sequence[int], mask: int):
+    """As Together, for uint16 and uint32"""
+    by = op.CastLike(op.Constant(value_ints=shifts), packed)
+    parts = op.BitShift(op.Unsqueeze(packed, op.Constant(value_ints=[-1])), by, direction="RIGHT")
+    fields = op.BitwiseAnd(parts, op.CastLike(op.Constant(value_int=mask), packed))
+    return op.Reshape(fields, op.Constant(value_ints=[0, 0, -1]))
+
+
+@script(own, default_opset=op)
+def Looked(table, indices):
+    """table[indices]"""
+    return op.Gather(table, op.Cast(indices, to=6))
+
+
+@script(own, default_opset=op)
 def Grouped(packed, size: int):
-    """(N, blocks, n) to (N, blocks · n / size, size)"""
+    """(N, blocks, n, ...) to (N, blocks · n · ... / size, size)"""
     shape = op.Concat(
         op.Constant(value_ints=[0, -1]),
         op.Reshape(op.Constant(value_int=size), op.Constant(value_ints=[1])),

@@ -10,18 +10,12 @@ from .embedding import CentredRows
 from .formats_codebook import IQ4_PAIRS, MXFP4_PAIRS, MXFP4_SCALES, TERNARY
 from .functions import own
 from .linear import CentredLinear, ZeroPointLinear
-from .packed_bits import Byte, Grouped, Scaled, Shifted, Together, Twice
+from .packed_bits import Byte, Grouped, Looked, Scaled, Shifted, Together, Twice
 
 IQ4 = ir.tensor(IQ4_PAIRS)
 FP4 = ir.tensor(MXFP4_PAIRS)
 E8M0 = ir.tensor(MXFP4_SCALES)
 DIGITS = ir.tensor(TERNARY)
-
-
-@script(own, default_opset=op)
-def Looked(table, indices):
-    """table[indices]"""
-    return op.Gather(table, op.Cast(indices, to=6))
 
 
 @script(own, default_opset=op)

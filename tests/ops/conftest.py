@@ -24,6 +24,8 @@ def _random_rows(meaning: Format, exponents: tuple[int, int], rows: int = 32, bl
     for field in _float_fields(meaning):
         is_half = field.stop - field.start == 2
         raw[..., field] = _random_floats(rng, raw.shape[:2], np.float16 if is_half else np.float32, exponents)
+    if meaning.name == "IQ1_M":  # its scale lies in the tops of the last four words
+        _spread_over_tops(raw[..., -8:], _random_floats(rng, raw.shape[:2], np.float16, exponents))
     if meaning.name == "MXFP4":  # its scale is a power of two in a byte; above 246 products overflow
         raw[..., 0] = 8 * rng.integers(*exponents, raw.shape[:2]) + rng.integers(0, 2, raw.shape[:2])
     if "zero" in (plane.name for plane in meaning.planes):
@@ -38,8 +40,16 @@ def _random_floats(rng: np.random.Generator, shape: tuple[int, ...], kind: type,
     return (signs * np.minimum(np.ldexp(fractions, powers), 65504)).astype(kind).view(np.uint8)
 
 
+def _spread_over_tops(words: Bytes, half: Bytes) -> None:
+    for i in range(4):
+        nibble = half[..., i // 2] >> 4 * (i % 2) & 15
+        words[..., 2 * i + 1] = words[..., 2 * i + 1] & 15 | nibble << 4
+
+
 def _float_fields(meaning: Format) -> list[slice]:
     """Where blocks keep their float fields: first in most formats, last in some."""
+    if meaning.name == "IQ1_M":
+        return []
     widths = [4 if plane.dtype == "float32" else 2 for plane in meaning.planes if plane.dtype.startswith("float")]
     start = meaning.type_size - sum(widths) if meaning.name in SCALES_LAST else 0
     return [slice(start + sum(widths[:i]), start + sum(widths[: i + 1])) for i in range(len(widths))]
