@@ -237,7 +237,7 @@ def _grid(file: Safetensors, prefix: str, packing: Packing, shape: tuple[int, in
         raise CompileError(f"{prefix}: groups of {group} must divide {num_columns} columns and be multiples of 16")
     if scales.dtype not in DENSE:
         raise CompileError(f"tensor {scales.name} must be one of {', '.join(DENSE)}, got {scales.dtype}")
-    for tensor, width in ((zeros, num_rows / len(packing.order)), (scales, num_rows)):
+    for tensor, width in ((zeros, -(-num_rows // len(packing.order))), (scales, num_rows)):
         if tensor.shape != (num_columns // group, width):
             raise CompileError(
                 f"tensor {tensor.name} has shape {list(tensor.shape)}, {packing.bits} bits in groups of {group} "

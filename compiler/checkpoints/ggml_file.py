@@ -26,7 +26,7 @@ from .source import Source, about
 
 MAX_TENSORS = 10_000  # 723 in the largest Llama
 MAX_TENSOR_NAME = 1024
-MAX_HPARAM = 1 << 20
+MAX_HPARAM = 1 << 18  # a vocabulary of 32,000 and a width of 8,192 are the largest that were made
 ALIGNMENT = 32  # of tensor data in ggjt files
 ADVICE = "convert the original model to GGUF with the converter of llama.cpp"
 
@@ -154,7 +154,6 @@ def _header(cursor: Cursor, flavour: Flavour) -> Header:
     for name, value in zip(HParams.__dataclass_fields__, astuple(hparams)[:-1], strict=False):
         if not 0 < value <= MAX_HPARAM:
             raise FieldError(name, f"1 to {MAX_HPARAM}", value)
-    cursor.charge(hparams.n_vocab, "n_vocab")
     tokens: list[bytes] = []
     scores = bytearray()
     for i in range(hparams.n_vocab):

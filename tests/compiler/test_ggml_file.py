@@ -109,7 +109,7 @@ HEAD = start(GGJT, 3) + tokens()
         (b"GGUF" + bytes(40), "magic must be that of ggml, ggmf or ggjt, got 0x46554747"),
         (start(GGMF, 2) + tokens(), "version must be that of one of ggml, ggmf v1, .* got 2: convert"),
         (start(GGJT, 4) + tokens(), "got 4: convert"),
-        (start(GGJT, 3, (2**32 - 1, *HPARAMS[1:])), "n_vocab must be 1 to 1048576, got 4294967295"),
+        (start(GGJT, 3, (2**32 - 1, *HPARAMS[1:])), "n_vocab must be 1 to 262144, got 4294967295"),
         (start(GGJT, 3, (*HPARAMS[:3], 0, *HPARAMS[4:])), "n_head must be 1 to"),
         (start(GGJT, 3) + struct.pack("<I", 2**32 - 1), "token 0 must be within the file"),
         (start(GGJT, 3) + tokens()[:-4], "score of token 1 must be within the file"),
@@ -156,7 +156,7 @@ def test_a_hostile_file_takes_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
     record = struct.pack("<4I", 1, 6, 0, 1)
     many = b"".join(record + f"{i:06d}".encode() + bytes(4) for i in range(10_001))
-    for content in (start(GGJT, 3, (1 << 20, *HPARAMS[1:])), start(GGMF, 1) + tokens() + many):
+    for content in (start(GGJT, 3, (1 << 18, *HPARAMS[1:])), start(GGMF, 1) + tokens() + many):
         with path.open("wb") as file:
             file.write(content)
             file.truncate(1 << 30)
