@@ -88,7 +88,10 @@ def _group_size(size: object) -> int:
 
 @dataclass(frozen=True, slots=True)
 class GPTQ:
-    """Words of `bits` along K. Classic files hold zero - 1 (`zero_offset` 1), modulo 2^bits."""
+    """Words of `bits` along K. Classic files (`zero_offset` 1) hold words of zero points minus 1 in every field.
+
+    They were subtracted from the word as a whole, so that a zero point of 0 borrows from the next (GPTQModel).
+    """
 
     bits: int
     group_size: int
@@ -101,7 +104,8 @@ class GPTQ:
         words = _words(file, f"{prefix}.qweight")
         per_word = WORD_BITS // self.bits
         shape = words.shape[1], words.shape[0] * per_word
-        packing = Packing(self.bits, tuple(range(per_word)), self.zero_offset)
+        ones = sum(1 << (self.bits * i) for i in range(per_word))
+        packing = Packing(self.bits, tuple(range(per_word)), self.zero_offset * ones)
         grid = _grid(file, prefix, packing, shape, self.group_size)
         _refuse_activation_order(file, prefix, shape[1], grid.group)
         return PackedLayer(file, words, shape, grid, _gptq_levels)
@@ -124,16 +128,20 @@ class AWQ:
 
 
 class Packing(NamedTuple):
-    """How columns share words: `order[j]` is where a word keeps column j of its own, counted from the lowest bits."""
+    """How columns share words: `order[j]` is where a word keeps column j of its own, counted from the lowest bits.
+
+    `missing` is what must be added to a word first.
+    """
 
     bits: int
     order: tuple[int, ...]
-    zero_offset: int
+    missing: int = 0
 
     def columns(self, file: Safetensors, tensor: SafeTensor, start: int, stop: int) -> Bytes:
         """Columns of the layer, (R, stop - start), from a tensor of words."""
         per_word = len(self.order)
         words = _read_columns(file, tensor, start // per_word, -(-stop // per_word)).view(np.uint32)
+        words += np.uint32(self.missing)  # modulo 2^32
         fields = np.empty((*words.shape, per_word), np.uint8)
         for j, field in enumerate(self.order):
             fields[..., j] = (words >> np.uint32(field * self.bits)) & np.uint32((1 << self.bits) - 1)
@@ -141,11 +149,10 @@ class Packing(NamedTuple):
 
     def middle_word(self) -> int:
         """The word of zero points that are all 2^(bits-1)."""
-        middle = (1 << (self.bits - 1)) - self.zero_offset
-        return sum(middle << (self.bits * i) for i in range(len(self.order)))
+        return sum(1 << (self.bits * (i + 1) - 1) for i in range(len(self.order))) - self.missing
 
 
-AWQ_PACKING = Packing(4, AWQ_ORDER, 0)
+AWQ_PACKING = Packing(4, AWQ_ORDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +184,7 @@ class Grid:
         kept = scales if self.scales.dtype == "F16" else scales.astype(np.float32)
         fields = [np.ascontiguousarray(kept.T)[..., None].view(np.uint8)]
         if not self.symmetric:
-            stored = self.packing.columns(self.file, self.zeros, start, stop)
-            mask = np.uint8((1 << self.packing.bits) - 1)
-            fields.append(((stored + np.uint8(self.packing.zero_offset)) & mask).T[..., None])
+            fields.append(self.packing.columns(self.file, self.zeros, start, stop).T[..., None])
         return np.repeat(np.concatenate(fields, axis=-1), self.group // self.block, axis=1)
 
 

@@ -47,10 +47,12 @@ def words(levels: NDArray[Any], bits: int, order: tuple[int, ...], axis: int) ->
 
 def gptq(arrays: Arrays, bits: int, offset: int) -> Arrays:
     order = tuple(range(32 // bits))
+    ones = np.uint32(0x11111111 if bits == 4 else 0x01010101)
+    zeros = words(arrays["zeros"], bits, order, 1).view(np.uint32) - np.uint32(offset) * ones  # a 0 borrows
     k, group = len(arrays["levels"]), len(arrays["levels"]) // len(arrays["scales"])
     return {
         "l.qweight": words(arrays["levels"], bits, order, 0),
-        "l.qzeros": words((arrays["zeros"] - offset) % (1 << bits), bits, order, 1),
+        "l.qzeros": zeros.view(np.int32),
         "l.scales": arrays["scales"],
         "l.g_idx": (np.arange(k) // group).astype(np.int32),
     }
