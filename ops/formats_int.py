@@ -25,7 +25,6 @@ from .formats_block import (
     wide,
 )
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)
 NAME = re.compile(r"int([48])-(16|32|64|128|256)(-zp)?(-f32)?")
 PATTERN = "int{4,8}-{16,32,64,128,256}[-zp][-f32]"
 

@@ -20,7 +20,7 @@ class PackedLinear(NamedTuple):
 
     compact: OnnxFunction
     widened: OnnxFunction
-    attributes: Mapping[str, int] = {}
+    attributes: Mapping[str, int]
 
 
 class _Functions(NamedTuple):
@@ -65,8 +65,9 @@ _INTEGERS: dict[tuple[int, bool], _Functions] = {
 
 def linear_of(meaning: Format) -> PackedLinear:
     functions = _functions(meaning)
-    free = {"bits": meaning.bits, "block_size": meaning.nbits_block}
-    return PackedLinear(functions.linear, functions.widened, {} if meaning.name in _FUNCTIONS else free)
+    parameters = {"bits": meaning.bits, "block_size": meaning.nbits_block}
+    attributes = {} if meaning.name in _FUNCTIONS else parameters
+    return PackedLinear(functions.linear, functions.widened, attributes)
 
 
 def embedding_of(meaning: Format) -> OnnxFunction:

@@ -43,10 +43,10 @@ def Together(packed, shifts: Sequence[int], mask: int):
 
 @script(own, default_opset=op)
 def TogetherWide(packed, shifts: Sequence[int], mask: int):
-    """As Together, for uint16 and uint32"""
-    by = op.CastLike(op.Constant(value_ints=shifts), packed)
-    parts = op.BitShift(op.Unsqueeze(packed, op.Constant(value_ints=[-1])), by, direction="RIGHT")
-    fields = op.BitwiseAnd(parts, op.CastLike(op.Constant(value_int=mask), packed))
+    """As Together, for uint16 and uint32 to uint32; older hosts shift no uint16"""
+    words = op.Unsqueeze(op.Cast(packed, to=12), op.Constant(value_ints=[-1]))
+    parts = op.BitShift(words, op.Cast(op.Constant(value_ints=shifts), to=12), direction="RIGHT")
+    fields = op.BitwiseAnd(parts, op.Cast(op.Constant(value_int=mask), to=12))
     return op.Reshape(fields, op.Constant(value_ints=[0, 0, -1]))
 
 

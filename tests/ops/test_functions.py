@@ -99,11 +99,14 @@ def test_packed_linears_fold_to_stock_operators(planes: Planes, name: str, tmp_p
     assert left <= {"MatMulNBits", "Reshape", "ReduceSum", "Gemm"}
 
 
+# Scales from subnormal to the largest, all subnormal, all near the largest.
+@pytest.mark.parametrize("exponents", [(0, 31), (0, 1), (30, 31)])
 @pytest.mark.parametrize("name", NAMES)
-def test_packed_embeddings_are_exact(planes: Planes, name: str) -> None:
-    ids = np.array([95, 0, 7, 7], np.int64)
-    [rows] = call(embedding_of(find_format(name)), [ids], list(planes.values()))
-    np.testing.assert_array_equal(rows, embedding(ids, planes, find_format(name)))
+def test_packed_embeddings_are_exact(random_rows: Callable[..., Bytes], name: str, exponents: tuple[int, int]) -> None:
+    meaning, ids = find_format(name), np.array([31, 0, 7, 7], np.int64)
+    planes = meaning.split(random_rows(meaning, exponents))
+    [rows] = call(embedding_of(meaning), [ids], list(planes.values()))
+    np.testing.assert_array_equal(rows.view(np.uint32), embedding(ids, planes, meaning).view(np.uint32))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
