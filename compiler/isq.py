@@ -14,11 +14,10 @@ import numpy as np
 from mistralrs_onnx.graphs.emit import DENSE
 from mistralrs_onnx.graphs.weights import Matrix, Weights
 from mistralrs_onnx.ops.formats import Bytes, Float32, find_format
-from mistralrs_onnx.ops.formats_int import BLOCK_SIZES
 
 from .dense import cast_rows
 from .errors import CompileError
-from .isq_map import KEEP, OURS, Rule
+from .isq_map import BLOCK_SIZES, KEEP, OURS, Rule
 
 PIECE = 1 << 19  # weights that a thread works on at a time: 2 MB as float32
 LARGEST = 65504.0  # scales are float16

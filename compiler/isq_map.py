@@ -11,14 +11,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from mistralrs_onnx.ops.formats_int import BLOCK_SIZES
-
 from .errors import CompileError
 
 GGML_TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
 BITS = {"2": "Q2_K", "3": "Q3_K", "4": "Q4_K", "5": "Q5_K", "6": "Q6_K", "8": "Q8_0"}
 KEEP = "none"
 DENSE_TYPES = {KEEP: KEEP, "f32": "F32", "f16": "F16", "bf16": "BF16"}
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # of int4 and int8
 DEFAULT_BLOCK = 32  # the largest that gives a row the same bits alone and beside others, with 4 bits and with 8
 OURS = re.compile(r"int([48])(?:-(\d+))?")
 

@@ -105,7 +105,7 @@ def test_what_the_format_can_say_is_said_again(name: str) -> None:
 
 @each_format
 def test_rows_are_independent_whatever_the_tiles(name: str) -> None:
-    weights = gaussian(TILE + 3, 512)
+    weights = gaussian(TILE // 2 + 3, 512)
     whole = QUANTIZE[name](weights)
     parts = [QUANTIZE[name](weights[:5]), QUANTIZE[name](weights[5:])]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
