@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.graphs.weights import Matrix, Weights
 from mistralrs_onnx.ops.formats import Bytes, Float32
 
 from .checkpoints.safetensors import SafeTensor, Safetensors
@@ -84,3 +84,21 @@ def read_vector(file: Safetensors, name: str) -> Float32:
 def _check_dense(tensor: SafeTensor) -> None:
     if tensor.dtype not in DENSE:
         raise CompileError(f"tensor {tensor.name} has dtype {tensor.dtype}, needed here: one of {', '.join(DENSE)}")
+
+
+@dataclass(frozen=True, slots=True)
+class DenseAs:
+    """Weights whose dense matrices are in one float type; others pass through."""
+
+    weights: Weights
+    dtype: str
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.weights
+
+    def matrix(self, name: str) -> Matrix:
+        matrix = self.weights.matrix(name)
+        return Converted(matrix, self.dtype, name) if matrix.format in DENSE else matrix
+
+    def vector(self, name: str) -> Float32:
+        return self.weights.vector(name)

@@ -1,4 +1,4 @@
-"""Linear layers that others quantized (GPTQ, AWQ), relaid bit for bit into rows of our integer formats.
+"""Linear layers that others quantized: GPTQ and AWQ, relaid bit for bit into rows of our integer formats.
 
 A stored row is, for each block: the scale, one byte of zero point in formats "-zp", the levels with lowest bits first;
 w = (level - zero) · scale. Both methods store K along the first axis, so rows here are columns there.
@@ -21,6 +21,7 @@ from mistralrs_onnx.ops.formats_block import Bytes, pack
 from .checkpoints.safetensors import SafeTensor, Safetensors
 from .errors import CompileError
 from .float8 import Float8
+from .mxfp4 import MXFP4
 
 BLOCKS = (256, 128, 64, 32, 16)
 WORD = np.dtype("<u4")
@@ -77,7 +78,11 @@ def _read_float8(config: Mapping[str, Any]) -> Quantization:
     return Float8((block[0], block[1]))
 
 
-READERS = {"gptq": _read_gptq, "awq": _read_awq, "fp8": _read_float8}
+def _read_mxfp4(config: Mapping[str, Any]) -> Quantization:
+    return MXFP4()
+
+
+READERS = {"gptq": _read_gptq, "awq": _read_awq, "fp8": _read_float8, "mxfp4": _read_mxfp4}
 
 
 def _group_size(size: object) -> int:

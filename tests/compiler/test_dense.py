@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from mistralrs_onnx.compiler.checkpoints.safetensors import read_safetensors
-from mistralrs_onnx.compiler.dense import Converted, SafeMatrix, cast_rows, read_vector
+from mistralrs_onnx.compiler.dense import Converted, DenseAs, SafeMatrix, cast_rows, read_vector
 from mistralrs_onnx.compiler.errors import CompileError
 
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -92,3 +92,22 @@ def test_values_that_are_infinite_stay_so() -> None:
     assert half.tolist()[0][:2] == [np.inf, -np.inf]
     assert np.isnan(half[0, 2])
     assert half[0, 3] == 65504
+
+
+class Named:
+    """Two matrices and a vector."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in {"dense", "packed"}
+
+    def matrix(self, name: str) -> InMemory:
+        return matrix_of("F32") if name == "dense" else InMemory(np.zeros((1, 18), np.uint8), "Q4_0")
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        return np.ones(3, np.float32)
+
+
+def test_only_dense_matrices_are_converted() -> None:
+    weights = DenseAs(Named(), "BF16")
+    assert [weights.matrix(name).format for name in ("dense", "packed")] == ["BF16", "Q4_0"]
+    assert ("dense" in weights, "absent" in weights, weights.vector("v").dtype) == (True, False, np.float32)

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from mistralrs_onnx.compiler.checkpoints.safetensors import Safetensors, read_safetensors
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.float8 import Float8
+from mistralrs_onnx.compiler.mxfp4 import MXFP4
 from mistralrs_onnx.compiler.quantized_layers import AWQ, GPTQ, read_quantization
 from mistralrs_onnx.graphs.weights import Matrix
 from mistralrs_onnx.ops.formats import find_format
@@ -183,6 +184,7 @@ def test_each_rule_has_its_message(tmp_path: Path, tensors: Arrays, group: int, 
         ({"quant_method": "awq", "bits": 4, "group_size": 64, "version": "GEMM"}, AWQ(64)),
         ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, AWQ(64)),
         ({"quant_method": "fp8"}, Float8()),
+        ({"quant_method": "mxfp4"}, MXFP4()),
         ({"quant_method": "fp8", "weight_block_size": [128, 64]}, Float8((128, 64))),
     ],
 )
@@ -193,8 +195,8 @@ def test_configs(config: dict[str, object] | None, expected: object) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"quant_method": "gtpq"}, r"must be one of gptq, awq, fp8, got 'gtpq' \(nearest: gptq\)"),
-        ({}, "quant_method must be one of gptq, awq, fp8, got None"),
+        ({"quant_method": "gtpq"}, r"must be one of gptq, awq, fp8, mxfp4, got 'gtpq' \(nearest: gptq\)"),
+        ({}, "quant_method must be one of gptq, awq, fp8, mxfp4, got None"),
         ({"quant_method": ["gptq"]}, "quant_method must be one of"),
         ({"quant_method": "gptq", "bits": 3}, "GPTQ bits must be 4 or 8, got 3"),
         ({"quant_method": "gptq", "bits": [4]}, "GPTQ bits must be 4 or 8"),
