@@ -23,7 +23,7 @@ PIECE = 1 << 19  # weights that a thread works on at a time: 2 MB as float32
 LARGEST = 65504.0  # scales are float16
 
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
-# One step up in 2 < 3 < 4 < 5 < 6 < 8 bits, with minima where there were minima.
+# One step up in 2 < 3 < 4 < 5 < 6 < 8 bits.
 PROMOTED = {
     "Q2_K": "Q3_K",
     "Q3_K": "Q4_K",
@@ -35,14 +35,17 @@ PROMOTED = {
     "Q5_K": "Q6_K",
     "Q6_K": "Q8_0",
 }
-# Where columns are no multiple of 256; never fewer bits than asked.
+# Where columns are no multiple of 256; levels have no fewer bits than asked.
 IN_BLOCKS_OF_32 = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "Q8_K": "Q8_0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Isq:
-    """What was asked: the type of all matrices (None: as they are), and rules for some, of which the first that matches
-    decides. `requantize` allows to change weights that are quantized already, which adds one error to another."""
+    """What was asked for.
+
+    `type`: of all matrices, None: as they are. `rules`: for some; the first that matches decides. `requantize`: also
+    change weights that are quantized already, which adds one error to another.
+    """
 
     type: str | None = None
     rules: tuple[Rule, ...] = ()
