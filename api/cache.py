@@ -11,8 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mistralrs_onnx import compiler, graphs, ops
-from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions, Report, compile_gguf, quiet
+from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions, compile_gguf
 from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.graphs.contract import MANIFEST
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -40,7 +41,9 @@ def cached_package(checkpoint: Path, options: CompileOptions = CompileOptions(),
 
 
 def _key(checkpoint: Path, options: CompileOptions) -> str:
-    parts = json.dumps([COMPILER, _source_digest(), file_digest(checkpoint), asdict(options)], sort_keys=True)
+    parts = json.dumps(
+        [COMPILER, _source_digest(), file_digest(checkpoint), asdict(options)], sort_keys=True, default=str
+    )
     return f"{checkpoint.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
 
 

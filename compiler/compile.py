@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -23,52 +23,43 @@ from mistralrs_onnx.graphs.contract import (
     TensorRecord,
 )
 from mistralrs_onnx.graphs.decoder import Decoder, decoder
-from mistralrs_onnx.graphs.emit import Drawing, Emit
+from mistralrs_onnx.graphs.emit import DENSE, Drawing, Emit
 from mistralrs_onnx.graphs.weights import WeightFile, Weights
+from mistralrs_onnx.ops.formats import find_format, row_multiple
 
-from .archs import find_gguf
-from .archs.arch import Arch
-from .checkpoints.gguf import GGUF, read_gguf
+from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
+from .dense import DenseAs
 from .errors import CompileError
-from .gguf_model import GGUFWeights, read_config
 from .host_configs import host_configs
+from .isq import Isq, Requantized, make_plan
 from .package import file_records, package_folder
-from .tokenizer.gguf import special_ids, tokenizer_files
+from .progress import Progress, Report, quiet
 from .tokenizer.vocabulary import SpecialIds
 
 COMPILER = f"mistralrs-onnx {version('mistralrs-onnx')}"
 ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
-
-
-class Progress(NamedTuple):
-    """`stage`: what is being done. `done`, `total`: bytes of the checkpoint that are through."""
-
-    stage: str
-    done: int
-    total: int
-
-
-Report = Callable[[Progress], None]
+DTYPES = {"auto": None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class CompileOptions:
-    """`accuracy`: activations inside quantized matmuls become int8, or stay float32. `expand`: stock operators only."""
+    """`accuracy`: activations inside quantized matmuls become int8, or stay float32. `expand`: stock operators only.
+
+    `dtype`: of dense weights, f32, f16 or bf16; auto keeps them as the checkpoint has them, which the CPU computes in
+    float32 all the same. `isq`: what to quantize to. `reading`: what the user says of the checkpoint.
+    """
 
     accuracy: str = "int8"
     expand: bool = False
+    dtype: str = "auto"
+    isq: Isq = Isq()
+    reading: Reading = Reading()
 
     def __post_init__(self) -> None:
         if self.accuracy not in ("int8", "float32"):
             raise CompileError(f"accuracy must be int8 or float32, got {self.accuracy!r}")
-
-    @property
-    def drawing(self) -> Drawing:
-        return Drawing(float_activations=self.accuracy == "float32", expand=self.expand)
-
-
-def quiet(progress: Progress) -> None:
-    """Reports nothing."""
+        if self.dtype not in DTYPES:
+            raise CompileError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
 def compile_gguf(
@@ -78,60 +69,117 @@ def compile_gguf(
 
     `force` replaces an earlier package. Memory stays bounded: weights pass through a few megabytes at a time.
     """
-    with read_gguf(path) as gguf, package_folder(out, force=force) as folder:
-        _compile(gguf, folder, options, report)
+    return _compile(open_gguf(path, options.reading), out, options, force=force, report=report)
+
+
+def compile_folder(
+    folder: Path, out: Path, options: CompileOptions = CompileOptions(), *, force: bool = False, report: Report = quiet
+) -> Path:
+    """As `compile_gguf`, from a folder of safetensors, config.json and tokenizer."""
+    return _compile(open_folder(folder, options.reading), out, options, force=force, report=report)
+
+
+def compile_ggml(
+    path: Path, out: Path, options: CompileOptions = CompileOptions(), *, force: bool = False, report: Report = quiet
+) -> Path:
+    """As `compile_gguf`, from a llama file from before GGUF."""
+    return _compile(open_ggml(path, options.reading), out, options, force=force, report=report)
+
+
+def _compile(
+    opening: AbstractContextManager[Checkpoint], out: Path, options: CompileOptions, *, force: bool, report: Report
+) -> Path:
+    report(Progress("read", 0, 0))
+    with opening as checkpoint, package_folder(out, force=force) as folder:
+        _write(checkpoint, folder, options, report)
     return out
 
 
-def _compile(gguf: GGUF, folder: Path, options: CompileOptions, report: Report) -> None:
-    report(Progress("read", 0, 0))
-    arch = find_gguf(gguf.metadata.string("general.architecture"))
-    config = read_config(gguf, arch)
-    weights = GGUFWeights(gguf, arch, config)
-    spec = arch.decoder(config, weights)
+def plan(checkpoint: Checkpoint, options: CompileOptions) -> tuple[Decoder, Weights]:
+    """What is to be drawn, and the weights in the types that they will have. Raises CompileError."""
+    spec = checkpoint.arch.decoder(checkpoint.config, checkpoint.weights.__contains__)
     _check_computable(spec)
-    weights.check(spec.shapes())
-    ids = special_ids(gguf.metadata)
+    checkpoint.weights.check(spec.shapes())
+    dtype = DTYPES[options.dtype]
+    weights: Weights = checkpoint.weights if dtype is None else DenseAs(checkpoint.weights, dtype)
+    if options.isq != Isq():
+        weights = Requantized(weights, make_plan(options.isq, weights, spec.shapes()))
+    return spec, weights
+
+
+def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report: Report) -> None:
+    spec, weights = plan(checkpoint, options)
     report(Progress("tokenizer", 0, 0))
-    texts = tokenizer_files(gguf.metadata) | host_configs(config, spec, ids.bos, ids.eos, ids.pad)
-    for name, content in texts.items():
+    tokenizer, ids = checkpoint.tokenizer()
+    configs = host_configs(checkpoint.config, spec, ids.bos, ids.eos, ids.pad, checkpoint.generation)
+    for name, content in (tokenizer | configs).items():
         (folder / name).write_bytes(content)
     file = WeightFile(WEIGHTS)
     report(Progress("draw", 0, 0))
-    for name, model in draw(spec, weights, file, options.drawing).items():
+    records = tensor_records(spec, weights)
+    drawing = _drawing(records, options)
+    for name, model in draw(spec, weights, file, drawing).items():
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
     report(Progress("hash", 0, 0))
-    manifest = _manifest(gguf, arch, spec, ids, options.accuracy, file_records(folder))
+    manifest = _manifest(checkpoint, spec, ids, options, drawing, records, file_records(folder))
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
+def tensor_records(spec: Decoder, weights: Weights) -> dict[str, TensorRecord]:
+    """What each weight is kept as, by canonical name."""
+    return {name: TensorRecord(_kept_as(weights, name, shape), shape) for name, shape in spec.shapes().items()}
+
+
+def _kept_as(weights: Weights, name: str, shape: tuple[int, ...]) -> str:
+    return weights.matrix(name).format if len(shape) == 2 else "F32"
+
+
+def _drawing(records: Mapping[str, TensorRecord], options: CompileOptions) -> Drawing:
+    return Drawing(
+        float_activations=options.accuracy == "float32",
+        expand=options.expand,
+        row_multiple=2 if any(multiple == 2 for multiple in _row_multiples(records)) else 1,
+    )
+
+
+def _row_multiples(records: Mapping[str, TensorRecord]) -> Iterator[int]:
+    for kind in {record.type for record in records.values() if len(record.shape) == 2} - set(DENSE):
+        yield row_multiple(find_format(kind).bits, find_format(kind).nbits_block)
+
+
 def _manifest(
-    gguf: GGUF, arch: Arch, spec: Decoder, ids: SpecialIds, accuracy: str, files: Mapping[str, FileRecord]
+    checkpoint: Checkpoint,
+    spec: Decoder,
+    ids: SpecialIds,
+    options: CompileOptions,
+    drawing: Drawing,
+    records: Mapping[str, TensorRecord],
+    files: Mapping[str, FileRecord],
 ) -> Manifest:
     return Manifest(
         compiler=COMPILER,
-        name=gguf.path.stem,
-        architecture=arch.name,
+        name=checkpoint.name,
+        architecture=checkpoint.arch.name,
         vocab_size=spec.vocab_size,
         context_length=spec.context_length,
         rope_rows=spec.context_length + ROPE_MARGIN,
+        rope_switch=spec.rope_switch,
+        grouped_decode=spec.grouped_decode,
         kv=spec.kv,
         engines=ENGINES,
-        accuracy=accuracy,
-        row_multiple=1,
-        invariant=_invariance(spec, accuracy),
+        accuracy=options.accuracy,
+        row_multiple=drawing.row_multiple,
+        invariant=_invariance(spec, options.accuracy),
         bos_token_id=ids.bos,
         eos_token_ids=ids.eos,
-        tensors={name: TensorRecord(tensor.type, tensor.shape) for name, tensor in gguf.tensors.items()},
+        tensors=records,
         files=files,
     )
 
 
 def _check_computable(spec: Decoder) -> None:
     for attention in {layer.attention for layer in spec.layers}:
-        if attention.head_size % 16:
-            raise CompileError(f"heads of {attention.head_size} elements are not supported yet, only multiples of 16")
         if attention.num_heads % attention.num_kv_heads:
             raise CompileError(f"{attention.num_heads} heads cannot share {attention.num_kv_heads} key and value heads")
         if attention.num_heads > LARGEST_GROUP * attention.num_kv_heads:
@@ -165,7 +213,7 @@ def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: D
 
 def _draw_engine(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, dtype: KVDtype) -> ir.Model:
     emit = Emit("engine", weights, file, drawing)
-    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN)
+    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN, grouped=spec.grouped_decode)
     cache.finish(decoder(emit, spec, cache), spec.vocab_size)
     return emit.finish()
 

@@ -1,22 +1,26 @@
-"""A GGUF file as a model: its metadata under config keys, its tensors under canonical names in canonical order."""
+"""A GGUF file as a model: its metadata under the keys of Hugging Face configs, its tensors by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs.emit import DENSE
 from mistralrs_onnx.graphs.weights import Matrix
-from mistralrs_onnx.ops.formats import FORMATS, Bytes, Float32
+from mistralrs_onnx.ops.formats import Bytes, Float32, is_packed
 
+from .archs import find_arch, find_gguf
 from .archs.arch import Arch
+from .checkpoints.ggml_file import GGMLFile
 from .checkpoints.gguf import GGUF, GGUFTensor
 from .config import Config
 from .errors import CompileError
+from .naming import Shape
+from .views import expert_part
 
 CONFIG_KEYS = {
     "hidden_size": "embedding_length",
@@ -27,38 +31,91 @@ CONFIG_KEYS = {
     "head_dim": "attention.key_length",
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
     "rope_theta": "rope.freq_base",
+    "rope_local_base_freq": "rope.freq_base_swa",
+    "sliding_window": "attention.sliding_window",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
 }
+EXPERT_KEYS = ("num_local_experts", "num_experts")  # both are in use
+
+
+def find_architecture(gguf: GGUF, override: str | None) -> Arch:
+    """The one that the file names, or that the user says it is."""
+    if override is not None:
+        return find_arch(override)
+    name = gguf.metadata.string("general.architecture")
+    return find_gguf(name, gguf.metadata.integer(f"{name}.expert_count", 0))
 
 
 def read_config(gguf: GGUF, arch: Arch) -> Config:
-    """The keys of a Hugging Face config. Raises CompileError for what this architecture does not compute."""
-    prefix = gguf.metadata["general.architecture"]
-    found = {key: gguf.metadata.get(f"{prefix}.{name}") for key, name in CONFIG_KEYS.items()}
-    values = {key: value for key, value in found.items() if value is not None}
-    table = _tensor(gguf, "token_embd.weight")
-    config = Config(values | {"vocab_size": table.shape[0], "model_type": arch.name, "architectures": list(arch.hf)})
-    _refuse_unknown_rope(gguf.metadata, str(prefix), config)
-    return config
+    """The keys of a Hugging Face config. Raises CompileError for what no architecture computes."""
+    prefix = gguf.metadata.string("general.architecture")
+    names = CONFIG_KEYS | dict(arch.gguf_config)
+    values = {key: _number(gguf.metadata.get(f"{prefix}.{name}")) for key, name in names.items()}
+    values |= dict.fromkeys(EXPERT_KEYS, _number(gguf.metadata.get(f"{prefix}.expert_count")))
+    if not values["num_key_value_heads"]:
+        del values["num_key_value_heads"]
+    if arch.name == "gpt_oss":
+        values["intermediate_size"] = values["moe_intermediate_size"] or values["intermediate_size"]
+    values |= {"vocab_size": _shape(gguf, "token_embd.weight")[0], "model_type": arch.name}
+    values |= {"architectures": list(arch.hf)} | _rope(gguf, prefix, values)
+    return Config({key: value for key, value in values.items() if value is not None})
 
 
-def _refuse_unknown_rope(metadata: Mapping[str, Any], prefix: str, config: Config) -> None:
-    scaling = metadata.get(f"{prefix}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise CompileError(f"{prefix}.rope.scaling.type is {scaling!r}: RoPE scaling is not supported yet, only 'none'")
-    head_size = config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
-    rotary = metadata.get(f"{prefix}.rope.dimension_count", head_size)
-    if rotary != head_size:
-        raise CompileError(
-            f"{prefix}.rope.dimension_count is {rotary}: partial rotary of heads of {head_size} is not supported yet"
-        )
+def _number(value: Any) -> Any:
+    """Counts of each layer are one number when they are all equal."""
+    if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
+        return value[0].item()
+    return value
+
+
+def _rope(gguf: GGUF, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    metadata, found = gguf.metadata, {}
+    head_size = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
+    rotary = metadata.integer(f"{prefix}.rope.dimension_count", head_size)
+    found["partial_rotary_factor"] = rotary / head_size
+    if "rope_freqs.weight" in gguf.tensors:
+        found["rope_factors"] = _vector(gguf, "rope_freqs.weight").tolist()
+    scaling = _scaling(gguf, prefix)
+    return found | ({"rope_scaling": scaling} if scaling else {})
+
+
+def _scaling(gguf: GGUF, prefix: str) -> dict[str, Any]:
+    metadata = gguf.metadata
+    original = metadata.get(f"{prefix}.rope.scaling.original_context_length")
+    if "rope_factors_long.weight" in gguf.tensors:
+        names = ("short", "long")
+        factors = {f"{name}_factor": _vector(gguf, f"rope_factors_{name}.weight").tolist() for name in names}
+        scale = metadata.get(f"{prefix}.rope.scaling.attn_factor")
+        return {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": original,
+            "attention_factor": scale,
+        } | factors
+    kind = metadata.string(f"{prefix}.rope.scaling.type", "none")
+    if kind == "none":
+        return {}
+    factor = metadata.get(f"{prefix}.rope.scaling.factor")
+    return {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
+
+
+def _shape(gguf: GGUF, name: str) -> Shape:
+    if name not in gguf.tensors:
+        raise CompileError(f"the file has no tensor {name}: it is damaged or not a language model")
+    return gguf.tensors[name].shape
+
+
+def _vector(gguf: GGUF, name: str) -> Float32:
+    return GGUFStored(gguf).vector(name)
 
 
 @dataclass(frozen=True, slots=True)
 class GGUFMatrix:
-    """Rows of one tensor, read from the file as they are asked for."""
+    """Rows of one tensor, read from the file as they are asked for. Axes before the last are taken as one."""
 
-    gguf: GGUF
+    gguf: GGUF | GGMLFile
     tensor: GGUFTensor
 
     @property
@@ -67,92 +124,30 @@ class GGUFMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.tensor.shape[0], self.tensor.shape[1]
+        return prod(self.tensor.shape[:-1]), self.tensor.shape[-1]
 
     def rows(self, start: int, stop: int) -> Bytes:
-        width = self.tensor.nbytes // self.tensor.shape[0]
+        width = self.tensor.nbytes // self.shape[0]
         return self.gguf.read(self.tensor, start * width, (stop - start) * width).reshape(stop - start, width)
 
 
-@dataclass(frozen=True, slots=True)
-class Reordered:
-    """A matrix whose row i is row `order[i]` of another."""
+class GGUFStored:
+    """The tensors of a file (`compiler.canonical.Stored`)."""
 
-    matrix: Matrix
-    order: NDArray[np.intp]
-
-    @property
-    def format(self) -> str:
-        return self.matrix.format
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.matrix.shape
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        order = self.order[start:stop]
-        first = int(order.min())
-        return self.matrix.rows(first, int(order.max()) + 1)[order - first]
-
-
-def halves_order(num_rows: int, head_size: int) -> NDArray[np.intp]:
-    """Where row i of a head, first halves then second halves, lies when pairs are adjacent."""
-    return np.arange(num_rows).reshape(-1, head_size // 2, 2).swapaxes(1, 2).reshape(-1)
-
-
-class GGUFWeights:
-    """The tensors of a file under canonical names (`model.layers.0.mlp.up_proj.weight`)."""
-
-    def __init__(self, gguf: GGUF, arch: Arch, config: Config) -> None:
+    def __init__(self, gguf: GGUF | GGMLFile) -> None:
         self._gguf = gguf
-        self._permuted = arch.permuted
-        self._head_size = config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
-        self._tensors = _canonical(gguf, arch, config.size("num_hidden_layers"))
+        self.shapes = {name: tensor.shape for name, tensor in gguf.tensors.items()}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+    def matrix(self, name: str, expert: int | None = None) -> Matrix:
+        tensor = self._gguf.tensors[name]
+        if tensor.type not in DENSE and not is_packed(tensor.type):
+            raise CompileError(f"tensor {name} has type {tensor.type}, which is not supported: convert the file again")
+        matrix = GGUFMatrix(self._gguf, tensor)
+        return matrix if expert is None else expert_part(matrix, tensor.shape[0], expert)
 
-    def matrix(self, name: str) -> Matrix:
-        matrix = GGUFMatrix(self._gguf, self._tensors[name])
-        if name.removesuffix(".weight").endswith(self._permuted):
-            return Reordered(matrix, halves_order(matrix.shape[0], self._head_size))
-        return matrix
-
-    def vector(self, name: str) -> Float32:
-        tensor = self._tensors[name]
-        return self._gguf.read(tensor, 0, tensor.nbytes).view(DENSE[tensor.type]).astype(np.float32)
-
-    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Raises CompileError unless exactly these weights are there, in these shapes and in types we know."""
-        for name, shape in shapes.items():
-            tensor = self._tensors.get(f"{name}.weight")
-            if tensor is None:
-                raise CompileError(f"the checkpoint has no tensor for {name}: it is damaged or of another architecture")
-            if tensor.shape != shape:
-                raise CompileError(f"tensor {tensor.name} has shape {tensor.shape}, {name} needs {shape}")
-            _check_type(tensor)
-        for name, tensor in self._tensors.items():
-            if name.removesuffix(".weight") not in shapes:
-                raise CompileError(f"tensor {tensor.name} is not part of this architecture: the result would be wrong")
-
-
-def _canonical(gguf: GGUF, arch: Arch, num_layers: int) -> dict[str, GGUFTensor]:
-    theirs = {
-        f"{name.format(i=i)}.weight": f"{stored.format(i=i)}.weight"
-        for name, stored in arch.gguf_tensors.items()
-        for i in range(num_layers if "{i}" in name else 1)
-    }
-    ours = {stored: name for name, stored in theirs.items()}
-    return {ours.get(name, name): tensor for name, tensor in gguf.tensors.items()}
-
-
-def _check_type(tensor: GGUFTensor) -> None:
-    known = DENSE if len(tensor.shape) == 1 else [*DENSE, *FORMATS]
-    if tensor.type not in known:
-        raise CompileError(f"tensor {tensor.name} has type {tensor.type}, supported here: {', '.join(known)}")
-
-
-def _tensor(gguf: GGUF, name: str) -> GGUFTensor:
-    if name not in gguf.tensors:
-        raise CompileError(f"the file has no tensor {name}: it is damaged or not a language model")
-    return gguf.tensors[name]
+    def vector(self, name: str, expert: int | None = None) -> Float32:
+        tensor = self._gguf.tensors[name]
+        if tensor.type not in DENSE:
+            raise CompileError(f"tensor {name} has type {tensor.type}, supported here: {', '.join(DENSE)}")
+        width = tensor.nbytes // (tensor.shape[0] if expert is not None else 1)
+        return self._gguf.read(tensor, (expert or 0) * width, width).view(DENSE[tensor.type]).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from mistralrs_onnx.graphs.contract import ATTENTION_MASK, INPUT_IDS, LOGITS, PORTABLE_GRAPH, POSITION_IDS
@@ -14,14 +15,19 @@ GENAI_MAX_LENGTH = 4096  # that program reserves keys and values for all of it
 
 
 def host_configs(
-    config: Config, spec: Decoder, bos: int | None, eos: tuple[int, ...], pad: int | None
+    config: Config,
+    spec: Decoder,
+    bos: int | None,
+    eos: tuple[int, ...],
+    pad: int | None,
+    generation: Mapping[str, Any],
 ) -> dict[str, bytes]:
-    """File name to content."""
+    """File name to content. `generation`: the checkpoint's own generation_config.json."""
     tokens: dict[str, Any] = {"bos_token_id": bos, "eos_token_id": list(eos), "pad_token_id": pad}
     return {
         "genai_config.json": _json(_genai(config, spec, bos, eos, pad)),
         "config.json": _json(_hugging_face(config, spec) | tokens),
-        "generation_config.json": _json(tokens),
+        "generation_config.json": _json(dict(generation) | tokens),
     }
 
 
@@ -33,7 +39,7 @@ def _genai(config: Config, spec: Decoder, bos: int | None, eos: tuple[int, ...],
         "decoder": {
             "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
             "filename": PORTABLE_GRAPH,
-            "head_size": attention.head_size,
+            "head_size": attention.cached_size,
             "hidden_size": spec.hidden_size,
             "inputs": {
                 "input_ids": INPUT_IDS,
@@ -75,7 +81,6 @@ def _hugging_face(config: Config, spec: Decoder) -> dict[str, Any]:
     attention = spec.layers[0].attention
     return dict(config.values) | {
         "head_dim": attention.head_size,
-        "hidden_act": spec.layers[0].mlp.activation,
         "num_key_value_heads": attention.num_kv_heads,
         "tie_word_embeddings": spec.tied,
         "transformers.js_config": {"use_external_data_format": {PORTABLE_GRAPH: 1}},

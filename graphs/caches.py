@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN
 
 from . import contract
-from .attention import Attention, Rope, Rows, rotary_tables
+from .attention import Attention, Rows
 from .contract import KVDtype, KVGeometry
 from .decode import DecodeRows, HeadPlaces, grouped_heads, num_rows
 from .emit import Emit
+from .rotary import LongRope, Rope, Tables
 
 DTYPES: dict[KVDtype, ir.DataType] = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
@@ -24,20 +26,6 @@ class Axes(NamedTuple):
     past: str
     present: str
     prefix: str = ""
-
-
-class Tables:
-    """Rotary tables of a graph, each drawn once."""
-
-    def __init__(self, emit: Emit, rows: int) -> None:
-        self._emit = emit
-        self._rows = rows
-        self._drawn: dict[Rope, tuple[ir.Value, ir.Value]] = {}
-
-    def of(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
-        if rope not in self._drawn:
-            self._drawn[rope] = rotary_tables(self._emit, rope, self._rows)
-        return self._drawn[rope]
 
 
 class _KeyValues:
@@ -54,25 +42,32 @@ class _KeyValues:
         self._tables = tables
         self._casts: dict[ir.Value, ir.Value] = {}
 
-    def attend(self, spec: Attention, layer: int, qkv: ir.Value, rows: Rows) -> ir.Value:
+    def attend(self, spec: Attention, layer: int, qkv: ir.Value, rows: Rows, sinks: ir.Value | None) -> ir.Value:
         """qkv: (batch, rows, (heads + 2 kv_heads) · head) to (batch, rows, heads · head)."""
         past = self._past[2 * layer : 2 * layer + 2]
-        cos, sin = (self._cast(table) for table in self._tables.of(spec.rope))
-        bias = None if rows.bias is None else self._cast(rows.bias)
-        unused = (None,) * 5  # sinks, scales, norms
+        bias, sinks = (None if value is None else self._cast(value) for value in (rows.bias, sinks))
+        scales_and_norms = (None,) * 4
         output, *present = self._emit.ops(
             "GroupQueryAttention",
             3,
-            *(self._cast(qkv), None, None, *past, rows.seqlens_k, rows.total, cos, sin),
-            *(rows.position_ids, bias, *unused, rows.query_seqlens),
+            *(self._cast(qkv), None, None, *past, rows.seqlens_k, rows.total, *self._rotary(spec, rows)),
+            *(bias, sinks, *scales_and_norms, rows.query_seqlens),
             domain=CONTRIB_DOMAIN,
             num_heads=spec.num_heads,
             kv_num_heads=spec.num_kv_heads,
             scale=spec.scale,
-            do_rotary=1,
+            do_rotary=int(spec.turns_inside),
+            local_window_size=spec.window or -1,
+            softcap=spec.softcap or 0.0,
         )
         self._present += present
         return output if self._dtype == ir.DataType.FLOAT else self._emit.op("Cast", output, to=ir.DataType.FLOAT)
+
+    def _rotary(self, spec: Attention, rows: Rows) -> tuple[ir.Value | None, ...]:
+        """Cosines, sines, positions: what the operator wants when it turns heads itself."""
+        if not spec.turns_inside or spec.rope is None:
+            return None, None, None
+        return (*(self._cast(table) for table in self._tables.of(spec.rope)), rows.position_ids)
 
     def outputs(self) -> None:
         for value, (_, name) in zip(self._present, self._names, strict=True):
@@ -94,39 +89,44 @@ class PackedCache:
     """Tokens of all slots in one row; only attention sees batches of slots, updated in place.
 
     A slot that decodes would show attention one row of one head at a time. Instead the query heads that share a key
-    head are its rows, so that keys are read once for all of them: `decode.py` says how.
+    head are its rows, so that keys are read once for all of them: `decode.py` says how. Attention with sinks, which
+    belong to query heads, decodes as chunks of one token do (`grouped` is False).
     """
 
-    def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, rope_rows: int) -> None:
+    def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, rope_rows: int, *, grouped: bool) -> None:
         self._emit = emit
         self.ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, ["tokens"])
+        self._rope_index = emit.input(contract.ROPE_INDEX, ir.DataType.INT64, ["tokens"])
+        self._rope_row: ir.Value | None = None
         self._pad = emit.input(contract.PAD_INDEX, ir.DataType.INT64, ["chunk_slots", "rows"])
         self._rows = Rows(
             query_seqlens=emit.input(contract.QUERY_SEQLENS, ir.DataType.INT32, ["chunk_slots"]),
             seqlens_k=emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["chunk_slots"]),
             total=emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, []),
         )
-        unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
-        self._places = HeadPlaces(emit, self._pad, unpad)
-        self._decode_rows = DecodeRows(emit)
+        self._unpad = emit.input(contract.UNPAD_INDEX, ir.DataType.INT64, ["tokens"])
+        self._tables = Tables(emit, rope_rows)
+        self._grouped = _Grouped(emit, geometry, dtype, self._tables, self._pad, self._unpad) if grouped else None
         self._logit_index = emit.input(contract.LOGIT_INDEX, ir.DataType.INT64, ["logits"])
-        tables = Tables(emit, rope_rows)
-        self._chunks = _KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), tables)
-        decoding = Axes("decode_slots", "capacity", "capacity", contract.DECODE_PREFIX)
-        self._decodes = _KeyValues(emit, geometry, dtype, decoding, tables)
+        self._chunks = _KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), self._tables)
 
-    def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
-        emit, head, kv_heads = self._emit, spec.head_size, spec.num_kv_heads
-        decode_places, token_places = self._places.of(spec)
+    def tables(self, rope: Rope | LongRope) -> tuple[ir.Value, ir.Value]:
+        return self._tables.of(rope)
+
+    def positions(self, rope: Rope | LongRope) -> ir.Value:
+        """Where there are two tables, who feeds the graph chooses one for each slot."""
+        if self._rope_row is None:
+            self._rope_row = self._emit.op("Unsqueeze", self._rope_index, self._emit.ints(0))
+        return self._rope_row
+
+    def attend(self, spec: Attention, layer: int, qkv: ir.Value, sinks: ir.Value | None) -> ir.Value:
+        emit, head = self._emit, spec.cached_size
         padded = emit.op("Gather", qkv, self._pad, axis=0)  # (slots, rows, qkv)
-        apart = emit.op("Reshape", qkv, emit.ints(-1, head))
-        grouped = emit.op("Gather", apart, decode_places, axis=0)  # (slots, rows, 3 kv_heads, head)
-        grouped = emit.op("Reshape", grouped, emit.ints(0, num_rows(spec), 3 * kv_heads * head))
-        chunks = self._chunks.attend(spec, layer, padded, self._rows)
-        decodes = self._decodes.attend(grouped_heads(spec), layer, grouped, self._decode_rows.of(spec))
-        both = [emit.op("Reshape", result, emit.ints(-1, head)) for result in (chunks, decodes)]
-        heads = emit.op("Gather", emit.op("Concat", *both, axis=0), token_places, axis=0)  # (tokens, heads, head)
-        return emit.op("Reshape", heads, emit.ints(0, spec.num_heads * head))
+        chunks = self._chunks.attend(spec, layer, padded, self._rows, sinks)
+        if self._grouped is not None:
+            return self._grouped.attend(spec, layer, qkv, chunks)
+        rows = emit.op("Reshape", chunks, emit.ints(-1, spec.num_heads * head))
+        return emit.op("Gather", rows, self._unpad, axis=0)
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         return self._emit.op("Gather", hidden, self._logit_index, axis=0)
@@ -134,7 +134,33 @@ class PackedCache:
     def finish(self, logits: ir.Value, vocab_size: int) -> None:
         self._emit.output(logits, contract.LOGITS, ir.DataType.FLOAT, ["logits", vocab_size])
         self._chunks.outputs()
-        self._decodes.outputs()
+        if self._grouped is not None:
+            self._grouped.key_values.outputs()
+
+
+class _Grouped:
+    """The window of slots that decode, the query heads of a group as their rows."""
+
+    def __init__(
+        self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, tables: Tables, pad: ir.Value, unpad: ir.Value
+    ) -> None:
+        self._emit = emit
+        self._places = HeadPlaces(emit, pad, unpad)
+        self._rows = DecodeRows(emit)
+        axes = Axes("decode_slots", "capacity", "capacity", contract.DECODE_PREFIX)
+        self.key_values = _KeyValues(emit, geometry, dtype, axes, tables)
+
+    def attend(self, spec: Attention, layer: int, qkv: ir.Value, chunks: ir.Value) -> ir.Value:
+        """Heads of all packed tokens, those of `chunks` among them."""
+        emit, head, kv_heads = self._emit, spec.cached_size, spec.num_kv_heads
+        decode_places, token_places = self._places.of(spec)
+        apart = emit.op("Reshape", qkv, emit.ints(-1, head))
+        grouped = emit.op("Gather", apart, decode_places, axis=0)  # (slots, rows, 3 kv_heads, head)
+        grouped = emit.op("Reshape", grouped, emit.ints(0, num_rows(spec), 3 * kv_heads * head))
+        decodes = self.key_values.attend(grouped_heads(spec), layer, grouped, self._rows.of(spec), None)
+        both = [emit.op("Reshape", result, emit.ints(-1, head)) for result in (chunks, decodes)]
+        heads = emit.op("Gather", emit.op("Concat", *both, axis=0), token_places, axis=0)  # (tokens, heads, head)
+        return emit.op("Reshape", heads, emit.ints(0, spec.num_heads * head))
 
 
 class DenseCache:
@@ -145,24 +171,46 @@ class DenseCache:
         batch, rows, total = "batch_size", "sequence_length", "total_sequence_length"
         ids = emit.input(contract.INPUT_IDS, ir.DataType.INT64, [batch, rows])
         mask = emit.input(contract.ATTENTION_MASK, ir.DataType.INT64, [batch, total])
-        position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
+        self._position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
         axes = Axes(batch, "past_sequence_length", total)
-        self._kv = _KeyValues(emit, geometry, "float32", axes, Tables(emit, rope_rows))
+        self._tables = Tables(emit, rope_rows)
+        self._kv = _KeyValues(emit, geometry, "float32", axes, self._tables)
+        self._rope_rows: dict[int | None, ir.Value] = {}
         self.ids = emit.op("Reshape", ids, emit.ints(-1))
         self._batch = emit.op("Concat", emit.op("Shape", ids), emit.ints(-1), axis=0)  # (batch, rows, -1)
         with emit.at("attention_mask"):
             held = emit.op("Sub", emit.op("ReduceSum", mask, emit.ints(1), keepdims=0), emit.ints(1))
-            length = emit.op("Squeeze", emit.op("Shape", mask, start=1))
+            self._length = emit.op("Squeeze", emit.op("Shape", mask, start=1))
             self._rows = Rows(
                 seqlens_k=emit.op("Cast", held, to=ir.DataType.INT32),
-                total=emit.op("Cast", length, to=ir.DataType.INT32),
-                position_ids=position_ids,
+                total=emit.op("Cast", self._length, to=ir.DataType.INT32),
+                position_ids=self._position_ids,
             )
 
-    def attend(self, spec: Attention, layer: int, qkv: ir.Value) -> ir.Value:
+    def tables(self, rope: Rope | LongRope) -> tuple[ir.Value, ir.Value]:
+        return self._tables.of(rope)
+
+    def positions(self, rope: Rope | LongRope) -> ir.Value:
+        """Where there are two tables, the length of the whole sequence chooses."""
+        switch = rope.original_length if isinstance(rope, LongRope) else None
+        if switch not in self._rope_rows:
+            self._rope_rows[switch] = self._draw_positions(switch)
+        return self._rope_rows[switch]
+
+    def _draw_positions(self, switch: int | None) -> ir.Value:
+        emit = self._emit
+        row = emit.op("Reshape", self._position_ids, emit.ints(1, -1))
+        if switch is None:
+            return row
+        is_long = emit.op("Greater", self._length, emit.const(np.int64(switch)))
+        return emit.op(
+            "Add", row, emit.op("Mul", emit.op("Cast", is_long, to=ir.DataType.INT64), emit.ints(self._tables.rows))
+        )
+
+    def attend(self, spec: Attention, layer: int, qkv: ir.Value, sinks: ir.Value | None) -> ir.Value:
         rows = self._emit.op("Reshape", qkv, self._batch)
-        output = self._kv.attend(spec, layer, rows, self._rows)
-        return self._emit.op("Reshape", output, self._emit.ints(-1, spec.num_heads * spec.head_size))
+        output = self._kv.attend(spec, layer, rows, self._rows, sinks)
+        return self._emit.op("Reshape", output, self._emit.ints(-1, spec.num_heads * spec.cached_size))
 
     def wanted(self, hidden: ir.Value) -> ir.Value:
         return hidden

@@ -36,6 +36,7 @@ DECODE_INDEX = "decode_index"  # int64 (D,): packed index of each slot's token
 DECODE_HELD = "decode_held"  # int32 (D,): tokens of the slot before the step
 DECODE_ACTIVE = "decode_active"  # int32 (D,): 1, or 0 for an idle slot
 DECODE_EVEN = "decode_even"  # int32 scalar: 1 keeps attention's rows even, for batch invariance; 0 does not
+ROPE_INDEX = "rope_index"  # int64 (T,): row of the rotary table for each packed token, where attention does not turn
 UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in the C * S chunk rows and the D decode rows
 LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
 LOGITS = "logits"  # float32 (R, vocab) in the serving graph, (B, S, vocab) in the portable one
@@ -91,6 +92,8 @@ class Manifest:
     vocab_size: int
     context_length: int
     rope_rows: int  # rows of the RoPE table: the largest total_sequence_length the serving graph takes
+    rope_switch: int | None  # requests of more tokens use the table's second half, which begins at rope_rows
+    grouped_decode: bool  # the serving graph has a window for slots that decode; else they are chunks of one token
     kv: KVGeometry
     engines: Mapping[KVDtype, str]  # serving graph file of each KV cache type
     accuracy: str  # "int8" or "float32": what activations become inside quantized matmuls

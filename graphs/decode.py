@@ -31,7 +31,8 @@ def num_rows(spec: Attention) -> int:
 
 
 def grouped_heads(spec: Attention) -> Attention:
-    return replace(spec, num_heads=spec.num_kv_heads)
+    """What the operator is told: a window counts from each row, but these stand at one position, so a bias keeps it."""
+    return replace(spec, num_heads=spec.num_kv_heads, window=None)
 
 
 def row_order(spec: Attention) -> NDArray[np.int64]:
@@ -91,14 +92,15 @@ class DecodeRows:
         self._held = emit.input(contract.DECODE_HELD, ir.DataType.INT32, ["decode_slots"])
         self._active = emit.input(contract.DECODE_ACTIVE, ir.DataType.INT32, ["decode_slots"])
         self._even = emit.input(contract.DECODE_EVEN, ir.DataType.INT32, [])
-        self._drawn: dict[int, Rows] = {}
+        self._drawn: dict[tuple[int, int | None], Rows] = {}
 
     def of(self, spec: Attention) -> Rows:
-        if group_size(spec) not in self._drawn:
-            self._drawn[group_size(spec)] = self._draw(group_size(spec), num_rows(spec))
-        return self._drawn[group_size(spec)]
+        kind = group_size(spec), spec.window
+        if kind not in self._drawn:
+            self._drawn[kind] = self._draw(group_size(spec), num_rows(spec), spec.window)
+        return self._drawn[kind]
 
-    def _draw(self, group: int, rows: int) -> Rows:
+    def _draw(self, group: int, rows: int, window: int | None) -> Rows:
         emit = self._emit
         filled = emit.op("Mul", self._even, emit.const(np.int32(rows - group)))
         shown = emit.op("Add", filled, emit.const(np.int32(group)))
@@ -110,12 +112,17 @@ class DecodeRows:
             total=total,
             query_seqlens=emit.op("Mul", self._active, shown),
             position_ids=emit.op("Add", position, emit.const(np.zeros((1, rows), np.int64))),
-            bias=self._hide_copies(total, rows),
+            bias=self._hide(total, rows, window),
         )
 
-    def _hide_copies(self, total: ir.Value, rows: int) -> ir.Value:
+    def _hide(self, total: ir.Value, rows: int, window: int | None) -> ir.Value:
+        """Hides the copies behind the token, and what lies before its window."""
         emit = self._emit
         keys = emit.op("Range", emit.const(np.int32(0)), total, emit.const(np.int32(1)))
-        behind = emit.op("Greater", keys, emit.op("Unsqueeze", self._held, emit.ints(1, 2, 3)))  # (slots, 1, 1, total)
-        hidden = emit.op("Mul", emit.op("Cast", behind, to=ir.DataType.FLOAT), emit.const(np.float32(HIDDEN)))
+        position = emit.op("Unsqueeze", self._held, emit.ints(1, 2, 3))
+        outside = emit.op("Greater", keys, position)  # (slots, 1, 1, total)
+        if window is not None:
+            before = emit.op("LessOrEqual", keys, emit.op("Sub", position, emit.const(np.int32(window))))
+            outside = emit.op("Or", outside, before)
+        hidden = emit.op("Mul", emit.op("Cast", outside, to=ir.DataType.FLOAT), emit.const(np.float32(HIDDEN)))
         return emit.op("Add", hidden, emit.const(np.zeros((1, 1, rows, 1), np.float32)))

@@ -1,72 +1,86 @@
-"""Decoders: layers of attention and feed-forward blocks around one residual stream."""
+"""Decoders: embedding, layers around one residual stream, LM head."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from .attention import Attention, Cache, attention
+from .attention import Cache
 from .contract import KVGeometry
 from .emit import Emit
-from .mlp import Gated, gated
-from .norm import RMSNorm, add_norm, rms_norm
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """norm, attention, norm, feed-forward, each block's result added to the stream."""
-
-    attention: Attention
-    mlp: Gated
-    norm: RMSNorm
-
-    def shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
-        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden_size,))
-        blocks = {"self_attn": self.attention.matrices(hidden_size), "mlp": self.mlp.matrices(hidden_size)}
-        return norms | {f"{block}.{name}": shape for block, part in blocks.items() for name, shape in part.items()}
+from .layer import AnyLayer, layer, layer_shapes
+from .norm import Norm, Residual, add_norm
+from .rotary import LongRope
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A causal language model. `tied`: the LM head is the embedding matrix."""
+    """A causal language model. `tied`: the LM head is the embedding matrix.
+
+    Embeddings are multiplied by `embedding_scale`, logits by `logits_scale`; with `logits_softcap` c they become
+    c · tanh(logits / c).
+    """
 
     vocab_size: int
     hidden_size: int
     context_length: int
-    layers: tuple[Layer, ...]
-    norm: RMSNorm
+    layers: tuple[AnyLayer, ...]
+    norm: Norm
     tied: bool
+    embedding_scale: float = 1.0
+    logits_scale: float = 1.0
+    logits_softcap: float | None = None
 
     @property
     def kv(self) -> KVGeometry:
         first = self.layers[0].attention
-        return KVGeometry(len(self.layers), first.num_kv_heads, first.head_size)
+        return KVGeometry(len(self.layers), first.num_kv_heads, first.cached_size)
+
+    @property
+    def rope_switch(self) -> int | None:
+        """Up to how many tokens the first of two rotary tables is meant."""
+        ropes = [each.attention.rope for each in self.layers]
+        return next((rope.original_length for rope in ropes if isinstance(rope, LongRope)), None)
+
+    @property
+    def grouped_decode(self) -> bool:
+        return not any(each.attention.sinks for each in self.layers)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every weight that `decoder` reads, by canonical name without `.weight`."""
+        """Shape of every weight that `decoder` reads, by canonical name; biases are not among them."""
         table = (self.vocab_size, self.hidden_size)
-        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens": table, "model.norm": (self.hidden_size,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "model.embed_tokens.weight": table,
+            "model.norm.weight": (self.hidden_size,),
+        }
         if not self.tied:
-            shapes["lm_head"] = table
-        for i, layer in enumerate(self.layers):
-            shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.shapes(self.hidden_size).items()}
+            shapes["lm_head.weight"] = table
+        for i, each in enumerate(self.layers):
+            shapes |= {
+                f"model.layers.{i}.{name}": shape for name, shape in layer_shapes(each, self.hidden_size).items()
+            }
         return shapes
 
 
 def decoder(emit: Emit, spec: Decoder, cache: Cache) -> ir.Value:
     """Logits, (wanted positions, vocab)."""
     stream = emit.embed(cache.ids, "model.embed_tokens")
-    normed = rms_norm(emit, spec.layers[0].norm, stream, "model.layers.0.input_layernorm")
-    after = [(layer.norm, f"model.layers.{i}.input_layernorm") for i, layer in enumerate(spec.layers)][1:]
-    after.append((spec.norm, "model.norm"))
-    for i, layer in enumerate(spec.layers):
+    residual = Residual(_times(emit, stream, spec.embedding_scale))
+    for i, each in enumerate(spec.layers):
         with emit.at(f"model.layers.{i}"):
-            with emit.at("self_attn"):
-                delta = attention(emit, layer.attention, normed, cache, i)
-            normed, stream = add_norm(emit, layer.norm, stream, delta, "post_attention_layernorm")
-            with emit.at("mlp"):
-                delta = gated(emit, layer.mlp, normed)
-        norm, name = after[i]
-        normed, stream = add_norm(emit, norm, stream, delta, name)
-    return emit.linear(cache.wanted(normed), "model.embed_tokens" if spec.tied else "lm_head")
+            residual = layer(emit, each, residual, cache, i)
+    normed = add_norm(emit, spec.norm, residual, "model.norm").normed
+    logits = emit.linear(cache.wanted(normed), "model.embed_tokens" if spec.tied else "lm_head")
+    return _softcapped(emit, _times(emit, logits, spec.logits_scale), spec.logits_softcap)
+
+
+def _times(emit: Emit, x: ir.Value, factor: float) -> ir.Value:
+    return x if factor == 1.0 else emit.op("Mul", x, emit.const(np.float32(factor)))
+
+
+def _softcapped(emit: Emit, logits: ir.Value, cap: float | None) -> ir.Value:
+    if cap is None:
+        return logits
+    return _times(emit, emit.op("Tanh", _times(emit, logits, 1 / cap)), cap)

@@ -29,7 +29,7 @@ DENSE: dict[str, np.dtype[np.generic]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
-Attribute = int | float | str | Sequence[int] | ir.Graph
+Attribute = int | float | str | Sequence[int] | ir.Graph | ir.Attr
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,15 @@ class Emit:
 
     def when(self, condition: ir.Value, then: Callable[[], ir.Value], otherwise: ir.Value) -> ir.Value:
         """What `then` draws, run only where the condition holds, and else `otherwise`. Both are float32."""
-        branches = {
-            "then_branch": self._branch(then),
-            "else_branch": self._branch(lambda: self.op("Identity", otherwise)),
-        }
-        return self.op("If", condition, **branches)
+        other = self._branch(lambda: self.op("Identity", otherwise))
+        return self.op("If", condition, then_branch=self._branch(then), else_branch=other)
 
     def call(
         self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: float
     ) -> Sequence[ir.Value]:
         self._functions |= {made.identifier(): made for made in definitions(function)}
+        if self._nodes is not self.graph:
+            return self._spread(definitions(function)[0], inputs, attributes)
         return self.ops(function.name, num_outputs, *inputs, domain=DOMAIN, **attributes)
 
     def const(self, constant: NDArray[np.generic] | np.generic) -> ir.Value:
@@ -120,19 +119,25 @@ class Emit:
         return self.const(np.array(values, np.int64))
 
     def vector(self, name: str) -> ir.Value:
-        """A float32 weight of one axis, such as the gains of a norm."""
-        path = self.path(f"{name}.weight")
+        """A float32 weight of one axis, such as `input_layernorm.weight`."""
+        path = self.path(name)
         if path in self.graph.initializers:
             return self.graph.initializers[path]
         return self._initializer(path, ir.tensor(self._weights.vector(path)))
 
+    def vector_or_none(self, name: str) -> ir.Value | None:
+        return self.vector(name) if self.path(name) in self._weights else None
+
     def linear(self, x: ir.Value, *names: str) -> ir.Value:
-        """x · Wᵀ for the matrices of these names, side by side; matrices of one format make one node."""
+        """x · Wᵀ + b for the matrices of these names, side by side; matrices of one format make one node."""
         matrices = [self._weights.matrix(self.path(f"{name}.weight")) for name in names]
         if len({matrix.format for matrix in matrices}) == 1:
-            return self._linear(x, self.path("+".join(names)), Stacked(tuple(matrices)))
-        parts = [self._linear(x, self.path(name), matrix) for name, matrix in zip(names, matrices, strict=True)]
-        return self.op("Concat", *parts, axis=-1)
+            product = self._linear(x, self.path("+".join(names)), Stacked(tuple(matrices)))
+        else:
+            parts = [self._linear(x, self.path(name), matrix) for name, matrix in zip(names, matrices, strict=True)]
+            product = self.op("Concat", *parts, axis=-1)
+        bias = self._biases(names, matrices)
+        return product if bias is None else self.op("Add", product, bias)
 
     def embed(self, ids: ir.Value, name: str) -> ir.Value:
         """The rows of a matrix, float32 (..., K)."""
@@ -155,12 +160,34 @@ class Emit:
         return model
 
     def _branch(self, draw: Callable[[], ir.Value]) -> ir.Graph:
-        outer, self._nodes = self._nodes, ir.Graph([], [], nodes=[], name=self._unique("branch"))
-        result = draw()
+        branch = ir.Graph([], [], nodes=[], name=self._unique("branch"))
+        with self._inside(branch):
+            result = draw()
         result.type = ir.TensorType(ir.DataType.FLOAT)
-        self._nodes.outputs.append(result)
-        made, self._nodes = self._nodes, outer
-        return made
+        branch.outputs.append(result)
+        return branch
+
+    def _spread(
+        self, function: ir.Function, inputs: Sequence[ir.Value], attributes: Mapping[str, float]
+    ) -> Sequence[ir.Value]:
+        """The nodes of a function, those over constants outside of the branch: hosts free only there what they fold."""
+        values = dict(zip(function.inputs, inputs, strict=True))
+        constants = {value for value in inputs if value.const_value is not None}
+        for node in function:
+            given = [None if value is None else values[value] for value in node.inputs]
+            folds = constants.issuperset(value for value in given if value is not None)
+            own = {name: attributes.get(a.ref_attr_name or "", a) for name, a in node.attributes.items()}
+            with self._inside(self.graph if folds else self._nodes):
+                made = self.ops(node.op_type, len(node.outputs), *given, domain=node.domain, **own)
+            values |= zip(node.outputs, made, strict=True)
+            constants.update(made if folds else ())
+        return [values[output] for output in function.outputs]
+
+    @contextmanager
+    def _inside(self, graph: ir.Graph) -> Iterator[None]:
+        outer, self._nodes = self._nodes, graph
+        yield
+        self._nodes = outer
 
     def _linear(self, x: ir.Value, path: str, matrix: Matrix) -> ir.Value:
         if matrix.format in DENSE:
@@ -173,6 +200,17 @@ class Emit:
             return self.call(functions.compact, x, *self._compact(path, matrix), **shape, **functions.attributes)[0]
         bits = {"bits": meaning.bits, "block_size": meaning.nbits_block}
         return self.call(functions.widened, x, *self._widened(path, matrix), **shape, **bits)[0]
+
+    def _biases(self, names: Sequence[str], matrices: Sequence[Matrix]) -> ir.Value | None:
+        """Biases side by side, zeros for a matrix without one; None when no matrix has one."""
+        paths = [self.path(f"{name}.bias") for name in names]
+        if not any(path in self._weights for path in paths):
+            return None
+        parts = [
+            self._weights.vector(path) if path in self._weights else np.zeros(matrix.shape[0], np.float32)
+            for path, matrix in zip(paths, matrices, strict=True)
+        ]
+        return self._initializer(self.path(f"{'+'.join(names)}.bias"), ir.tensor(np.concatenate(parts)))
 
     def _dense(self, path: str, matrix: Matrix) -> list[ir.Value]:
         dtype = DENSE[matrix.format]

@@ -16,12 +16,14 @@ class Row(NamedTuple):
     """What one slot does in a step: `token_ids` are written at positions `start`, `start + 1`, ...
 
     Logits come back for the last `num_logits` of them (0 in the middle of a prompt, more than 1 to verify a draft).
+    `is_long`: the slot's positions are those of long sequences, in models that have two sets of them.
     """
 
     slot: int
     start: int
     token_ids: Sequence[int]
     num_logits: int
+    is_long: bool = False
 
 
 class Runner(Protocol):
@@ -31,6 +33,7 @@ class Runner(Protocol):
     capacity: int  # tokens that a slot can hold
     vocab_size: int
     token_bytes: int  # KV bytes of one token
+    rope_switch: int | None  # requests of more tokens are long ones (`Row.is_long`); None: there is no difference
 
     def run(self, rows: Sequence[Row]) -> Logits:
         """Logits of the rows in their order, (sum of num_logits, vocab); valid until the next call."""

@@ -114,10 +114,11 @@ class Engine:
         """`sink` gets outputs until one has a finish reason. Raises RequestError 400, 429 or 503."""
         prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
+        is_long = self._is_long(max_len)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         with self._wake:
             self._check_accepts()
-            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope)
+            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long)
             request.submitted_at = time.perf_counter()
             self._next_id += 1
             self._live[request.id] = Answer(request, sink, self._vocabulary, self._eos_token_ids)
@@ -173,7 +174,13 @@ class Engine:
                 f"{max_tokens or 'at least 1'} more are asked for: shorten the prompt or lower max_tokens"
             )
             raise RequestError(message, code="context_length_exceeded", param="max_tokens" if room > 0 else None)
+        if max_tokens is None and not self._is_long(num_prompt + 1):
+            return min(num_prompt + room, self._runner.rope_switch or self._max_model_len)
         return num_prompt + (room if max_tokens is None else max_tokens)
+
+    def _is_long(self, num_tokens: int) -> bool:
+        """Which positions a request gets is decided once: by how long it may become, or its prompt is."""
+        return self._runner.rope_switch is not None and num_tokens > self._runner.rope_switch
 
     def _check_accepts(self) -> None:
         if self._has_failed:

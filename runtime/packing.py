@@ -2,7 +2,7 @@
 
 Slots that take one token decode; the others read chunks. In chunks, attention sees an even number of rows per slot: an
 odd count repeats its last row, whose key lands one past the end and is overwritten by the next token. One row alone
-would take another kernel, which sums in another order.
+would take another kernel, which sums in another order. Graphs without a window for decodes read chunks of one token.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from mistralrs_onnx.graphs import contract
 
 from .core import Row
 
-Feeds = dict[str, NDArray[np.generic]]
+Feeds = dict[str, NDArray[np.integer]]
 Integers = NDArray[np.int64]
+
+
+Decoding = tuple[tuple[int, bool], ...]  # slots in the order of rows, and which of two rotary tables each uses
 
 
 class Step(NamedTuple):
@@ -30,7 +33,7 @@ class Step(NamedTuple):
     num_logits: int  # without padding
     longest: int
     largest_id: int
-    decoding: tuple[int, ...] | None  # the slots in their order, when each takes one token and gives its logits
+    decoding: Decoding | None  # when each row takes one token and gives its logits
 
 
 class _Packed(NamedTuple):
@@ -42,12 +45,22 @@ class _Packed(NamedTuple):
     starts: Integers  # of the row among the packed tokens
 
 
-def pack(rows: Sequence[Row], *, multiple: int = 1) -> Step:
-    """T and R become multiples of `multiple`."""
+class Layout(NamedTuple):
+    """What a graph wants: T and R in multiples of `multiple`, decodes in a window of their own when `grouped`.
+
+    `rope_rows`: where the rotary table's half for long sequences begins.
+    """
+
+    multiple: int = 1
+    grouped: bool = True
+    rope_rows: int = 0
+
+
+def pack(rows: Sequence[Row], layout: Layout = Layout()) -> Step:
     counts = np.array([len(row.token_ids) for row in rows])
     slots, held = np.array([row.slot for row in rows]), np.array([row.start for row in rows])
     packed = np.stack([slots, held, counts, np.cumsum(counts) - counts])
-    is_single = counts == 1
+    is_single = (counts == 1) & layout.grouped
     chunks, chunk_feeds, chunk_place = _chunks(_Packed(*packed[:, ~is_single]))
     decodes, decode_feeds, decode_place = _decodes(_Packed(*packed[:, is_single]))
 
@@ -57,30 +70,37 @@ def pack(rows: Sequence[Row], *, multiple: int = 1) -> Step:
     first_place[is_single] = decode_place + chunk_feeds[contract.PAD_INDEX].size
     unpad_index = np.arange(len(ids)) + np.repeat(first_place - packed[3], counts)
     logit_index = _logit_index(packed[3] + counts, np.array([row.num_logits for row in rows]))
-    feeds = {
-        contract.INPUT_IDS: _padded(ids, multiple),
-        contract.UNPAD_INDEX: _padded(unpad_index, multiple),
-        contract.LOGIT_INDEX: _padded(logit_index, multiple),
-    }
-    longest, largest_id, feeds = int((held + counts).max()), int(ids.max()), feeds | chunk_feeds | decode_feeds
-    return Step(chunks, decodes, feeds, len(logit_index), longest, largest_id, decoding_slots(rows))
+    shifts = np.array([layout.rope_rows * row.is_long for row in rows])
+    rope_index = np.arange(len(ids)) + np.repeat(held + shifts - packed[3], counts)
+    tokens = {contract.INPUT_IDS: ids, contract.UNPAD_INDEX: unpad_index, contract.ROPE_INDEX: rope_index}
+    tokens[contract.LOGIT_INDEX] = logit_index
+    feeds: Feeds = {name: _padded(each, layout.multiple) for name, each in tokens.items()}
+    feeds |= chunk_feeds | (decode_feeds if layout.grouped else {})
+    longest = int((held + counts).max())
+    again = decoding(rows) if layout.grouped else None
+    return Step(chunks, decodes, feeds, len(logit_index), longest, int(ids.max()), again)
 
 
-def decoding_slots(rows: Sequence[Row]) -> tuple[int, ...] | None:
-    """The slots of a step of nothing but single tokens whose logits are wanted."""
+def decoding(rows: Sequence[Row]) -> Decoding | None:
+    """None unless the step is nothing but single tokens whose logits are wanted."""
     if any(len(row.token_ids) != 1 or row.num_logits != 1 for row in rows):
         return None
-    return tuple(row.slot for row in rows)
+    return tuple((row.slot, row.is_long) for row in rows)
 
 
 def decode_again(step: Step, rows: Sequence[Row]) -> Step:
     """The same slots decode the next token: the arrays of a step stay in place, only ids and positions change."""
-    ids, held = [row.token_ids[0] for row in rows], [row.start for row in rows]
-    packed = step.feeds[contract.INPUT_IDS]
-    packed[: len(ids)], packed[len(ids) :] = ids, ids[-1]
-    first = step.decodes.start
-    step.feeds[contract.DECODE_HELD][[row.slot - first for row in rows]] = held
-    return step._replace(longest=max(held) + 1, largest_id=max(ids))
+    ids, held = [row.token_ids[0] for row in rows], np.array([row.start for row in rows])
+    last = len(ids) - 1
+    packed, places, were_held = (
+        step.feeds[name] for name in (contract.INPUT_IDS, contract.ROPE_INDEX, contract.DECODE_HELD)
+    )
+    slots = [row.slot - step.decodes.start for row in rows]
+    places[: len(ids)] += np.subtract(held, were_held[slots])
+    were_held[slots] = held
+    packed[: len(ids)] = ids
+    packed[len(ids) :], places[len(ids) :] = ids[last], places[last]
+    return step._replace(longest=int(held.max()) + 1, largest_id=max(ids))
 
 
 def _chunks(rows: _Packed) -> tuple[slice, Feeds, Integers]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import Runner
-from .request import Request, Tokens
+from .request import CacheKey, Request, Tokens
 
 BLOCK = 64  # tokens: the grain of memory accounting, no less than a page of any head
 NOTHING: Tokens = np.empty(0, np.int64)
@@ -21,7 +21,7 @@ class Slot:
 
     index: int
     history: Tokens = field(default_factory=lambda: NOTHING)
-    scope: tuple[str, ...] = ()
+    key: CacheKey = ((), False)
     request: Request | None = None
     last_use: int = 0
     num_rows: int = 0  # tokens of memory that it takes, in whole blocks
@@ -84,7 +84,7 @@ class PrefixCache:
         tokens = request.prompt_ids if not request.num_output else np.array(request.token_ids)
         match = self._match(request, tokens) if self._reuse else None
         slot, num_tokens = self._place(match)
-        slot.request, slot.scope, slot.history = request, request.cache_scope, NOTHING
+        slot.request, slot.key, slot.history = request, request.cache_key, NOTHING
         slot.last_use = self._tick()
         self._trim(slot, num_tokens)
         request.slot, request.num_computed = slot.index, num_tokens
@@ -130,7 +130,7 @@ class PrefixCache:
         """The longest common prefix that leaves a token to run; of equals the one that can be taken in place."""
         limit = len(tokens) - 1
         matches = [
-            Match(slot, min(slot.num_common(tokens), limit)) for slot in self.slots if slot.scope == request.cache_scope
+            Match(slot, min(slot.num_common(tokens), limit)) for slot in self.slots if slot.key == request.cache_key
         ]
         best = max(matches, key=lambda m: (m.num_tokens, _is_mostly_common(m), -m.slot.index), default=None)
         return best if best is not None and best.num_tokens else None
@@ -176,7 +176,7 @@ class PrefixCache:
             return target
         last_use, target.last_use = target.last_use, self._tick()
         self._fill(oldest, target, len(target.history))
-        oldest.history, oldest.scope, oldest.last_use = target.history, target.scope, last_use
+        oldest.history, oldest.key, oldest.last_use = target.history, target.key, last_use
         self._evict(target)
         return target
 

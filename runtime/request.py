@@ -13,6 +13,7 @@ from .core import FinishReason
 from .sampling import SamplingParams
 
 Tokens = NDArray[np.int64]
+CacheKey = tuple[tuple[str, ...], bool]
 
 
 class Usage(NamedTuple):
@@ -33,6 +34,7 @@ class Request:
     max_len: int
     seed: int
     cache_scope: tuple[str, ...] = ()
+    is_long: bool = False  # its positions are those of long sequences
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
@@ -46,6 +48,11 @@ class Request:
 
     def __post_init__(self) -> None:
         self.token_ids = self.prompt_ids.tolist()
+
+    @property
+    def cache_key(self) -> CacheKey:
+        """Requests share prefixes only with those of the same key."""
+        return self.cache_scope, self.is_long
 
     @property
     def num_prompt(self) -> int:

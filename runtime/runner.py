@@ -14,7 +14,7 @@ from mistralrs_onnx.graphs.contract import LARGEST_GROUP, KVDtype, Manifest
 
 from .core import Logits, Row
 from .kv_pool import KVPool
-from .packing import Step, decode_again, decoding_slots, pack
+from .packing import Layout, Step, decode_again, decoding, pack
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -52,18 +52,20 @@ class OrtRunner:
         self._binding = session.io_binding()
         self._chunks = _Window(contract.cache_names(kv.num_layers))
         self._decodes = _Window(contract.cache_names(kv.num_layers, contract.DECODE_PREFIX))
-        self._row_multiple = manifest.row_multiple
+        self.rope_switch = manifest.rope_switch
+        self._layout = Layout(manifest.row_multiple, manifest.grouped_decode, manifest.rope_rows)
         self._constants: dict[str, NDArray[np.generic]] = {
             contract.TOTAL_SEQUENCE_LENGTH: np.array(min(self._pool.capacity, manifest.rope_rows), np.int32),
-            contract.DECODE_EVEN: np.array(determinism == "invariant", np.int32),
         }
+        if manifest.grouped_decode:
+            self._constants[contract.DECODE_EVEN] = np.array(determinism == "invariant", np.int32)
         for name, value in self._constants.items():
             self._bind_input(name, value)
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
         self._bound: Step | None = None
 
     def run(self, rows: Sequence[Row]) -> Logits:
-        step = self._again(rows) or pack(rows, multiple=self._row_multiple)
+        step = self._again(rows) or pack(rows, self._layout)
         assert step.longest <= self.capacity, f"slot of {self.capacity} tokens asked to hold {step.longest}"
         assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
         if self._bound is None or step.feeds is not self._bound.feeds:
@@ -79,14 +81,15 @@ class OrtRunner:
 
     def _again(self, rows: Sequence[Row]) -> Step | None:
         """Decoding goes on as it did in the last step: what is bound stays bound."""
-        if self._bound is None or self._bound.decoding is None or self._bound.decoding != decoding_slots(rows):
+        if self._bound is None or self._bound.decoding is None or self._bound.decoding != decoding(rows):
             return None
         return decode_again(self._bound, rows)
 
     def _bind(self, step: Step) -> None:
         self._bound = step
         self._bind_window(self._chunks, step.chunks)
-        self._bind_window(self._decodes, step.decodes)
+        if self._layout.grouped:
+            self._bind_window(self._decodes, step.decodes)
         for name, value in step.feeds.items():
             self._bind_input(name, value)
         logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))

@@ -34,7 +34,8 @@ class Scheduled(NamedTuple):
     def row(self) -> Row:
         request = self.request
         assert request.slot is not None, f"request {request.id} runs without a slot"
-        return Row(request.slot, request.num_computed, request.next_tokens(self.num_tokens), int(self.is_drawn))
+        tokens = request.next_tokens(self.num_tokens)
+        return Row(request.slot, request.num_computed, tokens, int(self.is_drawn), request.is_long)
 
 
 class Scheduler:

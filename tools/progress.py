@@ -9,10 +9,11 @@ from contextlib import contextmanager
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mistralrs_onnx.compiler.compile import Progress as Stage
-from mistralrs_onnx.compiler.compile import Report, quiet
+from mistralrs_onnx.compiler.progress import Progress as Stage
+from mistralrs_onnx.compiler.progress import Report, quiet
 
 STAGES = {
+    "download": "Downloading",
     "read": "Reading the checkpoint",
     "tokenizer": "Rebuilding the tokenizer",
     "draw": "Drawing graphs",

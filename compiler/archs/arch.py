@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mistralrs_onnx.compiler.config import Config
+from mistralrs_onnx.compiler.naming import Naming
 from mistralrs_onnx.graphs.decoder import Decoder
-from mistralrs_onnx.graphs.weights import Weights
+
+Has = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """An architecture: its names, its config as a tree of specs, and where GGUF differs from canonical names and rows.
+    """An architecture: its names, its config as a tree of specs, and where checkpoints depart from canonical names.
 
-    `hf`, `gguf`: what checkpoints call it. `gguf_tensors`: GGUF name of each canonical name, `{i}` the layer.
-    `permuted`: canonical endings of matrices whose rows GGUF keeps in adjacent-pair order of each head.
+    `hf`, `gguf`: what checkpoints call it. `decoder`: from a config and whether there is a name among the weights.
+    `gguf_config`: GGUF metadata, without the architecture before it, of config keys that only this one has.
     """
 
     name: str
     hf: tuple[str, ...]
     gguf: tuple[str, ...]
-    decoder: Callable[[Config, Weights], Decoder]
-    gguf_tensors: Mapping[str, str]
-    permuted: tuple[str, ...] = ()
+    decoder: Callable[[Config, Has], Decoder]
+    hf_naming: Naming = Naming()
+    gguf_naming: Naming = Naming()
+    gguf_config: Mapping[str, str] = field(default_factory=dict)

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import stub_hub
 
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.progress import Progress
@@ -59,18 +59,6 @@ NEEDED = {
 }
 
 
-def load_stub() -> ModuleType:
-    spec = spec_from_file_location("stub_hub", Path(__file__).parents[1] / "stub_hub.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-STUB = load_stub()
-
-
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
@@ -82,7 +70,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    with STUB.StubHub(NAME, dict(REPOSITORY)).serving() as stub:
+    with stub_hub.StubHub(NAME, dict(REPOSITORY)).serving() as stub:
         monkeypatch.setenv("HF_ENDPOINT", stub.endpoint)
         yield stub
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from mistralrs_onnx.graphs import contract
 from mistralrs_onnx.runtime.core import Row
-from mistralrs_onnx.runtime.packing import pack
+from mistralrs_onnx.runtime.packing import Layout, pack
 
 IDLE_DECODES = {contract.DECODE_INDEX: [0], contract.DECODE_HELD: [0], contract.DECODE_ACTIVE: [0]}
 IDLE_CHUNKS = {contract.PAD_INDEX: [[0]], contract.QUERY_SEQLENS: [0], contract.SEQLENS_K: [0]}
 
 
 def fed(*rows: Row, multiple: int = 1) -> dict[str, list[object]]:
-    return {name: value.tolist() for name, value in pack(rows, multiple=multiple).feeds.items()}
+    return {name: value.tolist() for name, value in pack(rows, Layout(multiple)).feeds.items()}
 
 
 def test_decodes_beside_chunks() -> None:

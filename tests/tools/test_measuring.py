@@ -17,7 +17,7 @@ VOCAB = 50
 class CountingRunner:
     """Always says token 7, and remembers how many tokens each row of each step had."""
 
-    num_slots, capacity, vocab_size, token_bytes = 20, 256, VOCAB, 1
+    num_slots, capacity, vocab_size, token_bytes, rope_switch = 20, 256, VOCAB, 1, None
 
     def __init__(self) -> None:
         self.steps: list[list[int]] = []

@@ -1,0 +1,99 @@
+"""A folder as Hugging Face lays it out as a model: config.json normalised, safetensors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mistralrs_onnx.graphs.emit import DENSE
+from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.ops.formats import Float32
+
+from .archs import find_arch, find_hf
+from .archs.arch import Arch
+from .checkpoints.safetensors import Safetensors
+from .config import Config
+from .dense import SafeMatrix
+from .errors import CompileError
+from .quantized_layers import Quantization, read_quantization
+from .tokenizer.json_files import read_object
+from .views import expert_part
+
+# What quantized layers keep instead of a weight.
+PARTS = (".qweight", ".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv", ".input_scale")
+
+
+def read_hf_config(folder: Path) -> Config:
+    """config.json, with the text model's part of it on top and rotary positions under their older keys."""
+    values = read_object(folder / "config.json")
+    text = values.get("text_config")
+    if isinstance(text, dict):
+        values = {key: value for key, value in values.items() if key != "text_config"} | text
+    return Config(values | _rope(values))
+
+
+def find_architecture(config: Config, override: str | None) -> Arch:
+    if override is not None:
+        return find_arch(override)
+    names = config.values.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise CompileError(f"config key architectures must name one, got {names!r}: say which with --arch")
+    return find_hf(names[0])
+
+
+def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Newer configs gather what concerns positions in `rope_parameters`, some by type of layer."""
+    found = values.get("rope_parameters")
+    if not isinstance(found, dict):
+        return {}
+    whole, local = found.get("full_attention"), found.get("sliding_attention")
+    if not isinstance(whole, dict):
+        return _older(found)
+    theirs = local.get("rope_theta") if isinstance(local, dict) else None
+    return _older(whole) | ({} if theirs is None else {"rope_local_base_freq": theirs})
+
+
+def _older(parameters: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
+    return kept | ({} if parameters.get("rope_type", "default") == "default" else {"rope_scaling": parameters})
+
+
+class SafeStored:
+    """The tensors of a checkpoint (`compiler.canonical.Stored`); quantized layers appear as their weight."""
+
+    def __init__(self, file: Safetensors, config: Config) -> None:
+        self._file = file
+        self._quantization = read_quantization(config.values.get("quantization_config"))
+        self._quantized = self._find_quantized()
+        dense = {name: tensor.shape for name, tensor in file.tensors.items() if not self._is_part(name)}
+        self.shapes = dense | {f"{prefix}.weight": matrix.shape for prefix, matrix in self._quantized.items()}
+
+    def matrix(self, name: str, expert: int | None = None) -> Matrix:
+        prefix = name.removesuffix(".weight")
+        if prefix in self._quantized:
+            return self._quantized[prefix]
+        matrix = SafeMatrix(self._file, self._file[name])
+        return matrix if expert is None else expert_part(matrix, self.shapes[name][0], expert)
+
+    def vector(self, name: str, expert: int | None = None) -> Float32:
+        tensor = self._file[name]
+        if tensor.dtype not in DENSE:
+            raise CompileError(f"tensor {name} has type {tensor.dtype}, supported here: {', '.join(DENSE)}")
+        width = tensor.nbytes // (tensor.shape[0] if expert is not None else 1)
+        return self._file.read(tensor, (expert or 0) * width, width).view(DENSE[tensor.dtype]).astype(np.float32)
+
+    def _find_quantized(self) -> dict[str, Matrix]:
+        quantization: Quantization | None = self._quantization
+        if quantization is None:
+            return {}
+        names = (name for name in self._file.tensors if name.endswith((".weight", ".qweight")))
+        prefixes = dict.fromkeys(name.rpartition(".")[0] for name in names)
+        return {
+            each: quantization.matrix(self._file, each) for each in prefixes if quantization.applies(self._file, each)
+        }
+
+    def _is_part(self, name: str) -> bool:
+        return bool(self._quantized) and name.endswith(PARTS)
