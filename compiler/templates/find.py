@@ -38,8 +38,8 @@ def template_of(values: dict[str, Any], path: Path) -> str:
     """`chat_template` of a JSON file: a text, or a list of named ones of which `default` counts."""
     template = values.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
     if not isinstance(template, str):
         raise CompileError(f"chat_template in {path} must be a text, or a list with one named default")
     if len(template) > MAX_TEMPLATE:

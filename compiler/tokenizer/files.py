@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import orjson
 
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.graphs.contract import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG
 
 from .layout import Affixes, Json
@@ -55,4 +56,8 @@ def special_texts(vocabulary: Vocabulary) -> dict[str, str]:
 
 
 def to_json(value: Json) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    """Raises CompileError for what others nested deeper than any reader would follow."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except orjson.JSONEncodeError as error:
+        raise CompileError(f"a file of the tokenizer cannot be written again: {error}") from error

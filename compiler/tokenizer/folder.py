@@ -7,33 +7,37 @@ from pathlib import Path
 
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.templates.find import MAX_TEMPLATE, template_of
+from mistralrs_onnx.graphs.contract import TOKENIZER_CONFIG
 
 from .ends import end_ids
-from .files import TokenizerFiles, to_json, write_files
+from .files import SPECIAL_TOKENS_MAP, TokenizerFiles, to_json, write_files
 from .json_files import read_object, read_optional, read_text
 from .layout import Json
 from .model_file import read_model_file
 from .token_texts import added_texts, token_texts
-from .tokenizer_file import TokenizerFile, read_tokenizer
+from .tokenizer_file import TokenizerFile, read_tokenizer, read_tokenizer_config, text_of
 from .vocabulary import SpecialIds
 
 ROLES = ("bos", "eos", "unk", "pad")
-CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG = "config.json", "generation_config.json", "tokenizer_config.json"
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 
-def folder_files(folder: Path, *, template: str | None = None) -> TokenizerFiles:
+def folder_files(folder: Path, *, tokenizer: Path | None = None, template: str | None = None) -> TokenizerFiles:
     """Raises CompileError, which names the file, for what is missing, contradictory or no JSON.
 
-    `template`: the chat template, before that of the folder.
+    `tokenizer`: a tokenizer.json, or a folder with one and the files that belong to it, before those of the folder.
+    `template`: the chat template, before all others.
     """
-    config = read_optional(folder / TOKENIZER_CONFIG)
-    roles = _role_texts(config) or _role_texts(read_optional(folder / "special_tokens_map.json"))
-    tokenizer, path = _tokenizer(folder, config, roles)
+    path = tokenizer or folder
+    home = path if path.is_dir() else folder if folder.is_dir() else folder.parent
+    config = read_tokenizer_config(home)
+    roles = _role_texts(config) or _role_texts(read_optional(home / SPECIAL_TOKENS_MAP))
+    found, source = _tokenizer(path, config, roles)
     if template is None:
-        template = folder_template(folder, config)
+        template = folder_template(home, config)
     kept = {key: value for key, value in config.items() if key not in ("chat_template", "added_tokens_decoder")}
-    files = write_files(tokenizer.content, kept | roles, roles, template)
-    return TokenizerFiles(files, _special_ids(folder, tokenizer, path, roles))
+    files = write_files(found.content, kept | roles, roles, template)
+    return TokenizerFiles(files, _special_ids(folder if folder.is_dir() else home, found, source, roles))
 
 
 def folder_template(folder: Path, config: Json) -> str | None:
@@ -46,23 +50,21 @@ def folder_template(folder: Path, config: Json) -> str | None:
     return template_of(read_object(file), file) if file.exists() else None
 
 
-def _tokenizer(folder: Path, config: Json, roles: dict[str, str]) -> tuple[TokenizerFile, Path]:
-    """A tokenizer.model says its roles itself: they join `roles`."""
-    path, model = folder / "tokenizer.json", folder / "tokenizer.model"
-    if path.exists():
+def _tokenizer(place: Path, config: Json, roles: dict[str, str]) -> tuple[TokenizerFile, Path]:
+    """`place`: a file or a folder. A tokenizer.model says its roles itself: they join `roles`."""
+    path, model = (place / "tokenizer.json", place / "tokenizer.model") if place.is_dir() else (place, place)
+    if place.suffix != ".model" and path.exists():
         return read_tokenizer(path, config), path
     if not model.exists():
-        raise CompileError(f"{folder} must hold tokenizer.json or tokenizer.model, got neither")
+        raise CompileError(f"{place} must hold tokenizer.json or tokenizer.model, got neither")
     built = read_model_file(model, config)
     roles |= built.roles | roles
     return TokenizerFile(to_json(built.tokenizer), built.tokenizer), model
 
 
 def _role_texts(source: Json) -> dict[str, str]:
-    """bos_token, eos_token, unk_token and pad_token, each a text or an object with one."""
-    values = {f"{role}_token": source.get(f"{role}_token") for role in ROLES}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in values.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
+    texts = {f"{role}_token": text_of(source.get(f"{role}_token")) for role in ROLES}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _special_ids(folder: Path, tokenizer: TokenizerFile, path: Path, roles: Mapping[str, str]) -> SpecialIds:
@@ -74,7 +76,7 @@ def _special_ids(folder: Path, tokenizer: TokenizerFile, path: Path, roles: Mapp
             raise CompileError(f"{name} of {folder} must be a token, got {roles[name]!r}, which {path} lacks")
     named = [ids[roles["eos_token"]]] if "eos_token" in roles else []
     for name in (GENERATION_CONFIG, CONFIG):
-        named += _named_ids(folder / name, "eos_token_id", texts)
+        named += named_ids(folder / name, "eos_token_id", texts)
     ends = end_ids(named, added_texts(tokenizer.values, path))
     if not ends:
         raise CompileError(f"no file in {folder} names an eos_token: nothing would end a reply")
@@ -87,13 +89,13 @@ def _role_id(folder: Path, role: str, ids: Mapping[str, int], roles: Mapping[str
         return ids[roles[f"{role}_token"]]
     if roles:
         return None
-    return next(iter(_named_ids(folder / CONFIG, f"{role}_token_id", dict.fromkeys(ids.values(), ""))), None)
+    return next(iter(named_ids(folder / CONFIG, f"{role}_token_id", dict.fromkeys(ids.values(), ""))), None)
 
 
-def _named_ids(path: Path, key: str, texts: Mapping[int, str]) -> Iterator[int]:
+def named_ids(path: Path, key: str, texts: Mapping[int, str]) -> Iterator[int]:
     """The id or ids that a file gives to a role. Raises CompileError for an id without token."""
     value = read_optional(path).get(key)
     for token in value if isinstance(value, list) else [] if value is None else [value]:
-        if not isinstance(token, int) or token not in texts:
+        if type(token) is not int or token not in texts:
             raise CompileError(f"{key} in {path} must name tokens of the tokenizer, got {token!r}")
         yield token

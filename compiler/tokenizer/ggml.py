@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mistralrs_onnx.compiler.errors import CompileError
 
+from .external import read_external, with_ends
 from .files import TokenizerFiles, special_texts, tokenizer_config, write_files
-from .layout import Affixes
+from .layout import Affixes, Json
 from .sentencepiece import SPACE, sentencepiece_json
 from .vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, Vocabulary
 
@@ -15,14 +17,33 @@ SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2; their texts are not in the fi
 NUM_BYTES = 256  # the tokens after those: one byte each
 
 
-def ggml_files(tokens: Sequence[bytes], scores: Sequence[float], *, template: str | None = None) -> TokenizerFiles:
-    """`tokens` and `scores` as the file has them, by id. Raises CompileError for what is no vocabulary of Llama."""
+def ggml_files(
+    tokens: Sequence[bytes],
+    scores: Sequence[float] | None,
+    *,
+    external: Path | None = None,
+    template: str | None = None,
+) -> TokenizerFiles:
+    """`tokens` and `scores` as the file has them, by id; without scores an external tokenizer is needed.
+
+    `external`: a tokenizer.json, or a folder with one, whose tokens are those of the file. `template`: the chat
+    template, before that of the folder. Raises CompileError for what is no vocabulary of Llama.
+    """
     vocabulary = _vocabulary(tokens)
     special = special_texts(vocabulary)
     affixes = Affixes(special["bos_token"], None)
-    tokenizer = sentencepiece_json(vocabulary, scores, affixes, space_prefix=True)
+    outside = None if external is None else read_external(external, vocabulary)
+    if outside is not None and template is None:
+        template = outside.template
+    tokenizer = outside.tokenizer if outside else _rebuilt(vocabulary, scores, affixes)
     files = write_files(tokenizer, tokenizer_config(special, affixes, None), special, template)
-    return TokenizerFiles(files, vocabulary.special_ids)
+    return TokenizerFiles(files, with_ends(vocabulary.special_ids, outside.ends if outside else ()))
+
+
+def _rebuilt(vocabulary: Vocabulary, scores: Sequence[float] | None, affixes: Affixes) -> Json:
+    if scores is None:
+        raise CompileError("the file has tokens without scores, which rank them: bring its tokenizer.json")
+    return sentencepiece_json(vocabulary, scores, affixes, space_prefix=True)
 
 
 def _vocabulary(tokens: Sequence[bytes]) -> Vocabulary:

@@ -10,8 +10,8 @@ from mistralrs_onnx.compiler.checkpoints.metadata import Metadata
 from mistralrs_onnx.compiler.errors import CompileError
 
 from .bpe import bpe_json
-from .external import External, read_external
-from .files import special_texts, tokenizer_config, write_files
+from .external import External, read_external, with_ends
+from .files import TokenizerFiles, special_texts, tokenizer_config, write_files
 from .layout import Affixes, Json
 from .profiles import PROFILES, Profile, find_profile
 from .sentencepiece import merged_json, sentencepiece_json
@@ -32,19 +32,31 @@ def tokenizer_files(
     external: Path | None = None,
     template: str | None = None,
 ) -> dict[str, bytes]:
-    """File name to content: equal arguments give equal bytes. Raises CompileError for a tokenizer we cannot rebuild.
+    """The files of `gguf_files`."""
+    return gguf_files(metadata, pre=pre, external=external, template=template).files
+
+
+def gguf_files(
+    metadata: Metadata,
+    *,
+    pre: str | None = None,
+    external: Path | None = None,
+    template: str | None = None,
+) -> TokenizerFiles:
+    """Equal arguments give equal bytes. Raises CompileError for a tokenizer we cannot rebuild.
 
     `pre`: the name of the pre-tokenizer, whatever the file says. `external`: a tokenizer.json, or a folder with one,
     to take instead; its tokens must be those of the file. `template`: the chat template, before all others.
     """
     vocabulary = read_vocabulary(metadata)
-    outside = None if external is None else read_external(external, vocabulary)
     affixes = _affixes(metadata, vocabulary, _model(metadata), pre)
-    special = special_texts(vocabulary)
+    outside = None if external is None else read_external(external, vocabulary)
     tokenizer = outside.tokenizer if outside else _rebuilt(metadata, vocabulary, affixes, pre)
+    special = special_texts(vocabulary)
     architecture = metadata.string("general.architecture")
     config = tokenizer_config(special, affixes, metadata.integer(f"{architecture}.context_length"))
-    return write_files(tokenizer, config, special, _template(metadata, template, outside))
+    files = write_files(tokenizer, config, special, _template(metadata, template, outside))
+    return TokenizerFiles(files, with_ends(vocabulary.special_ids, outside.ends if outside else ()))
 
 
 def _template(metadata: Metadata, given: str | None, outside: External | None) -> str | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.graphs.contract import TOKENIZER_CONFIG
 
-from .files import to_json
-from .json_files import parse_object, read_file
+from .files import SPECIAL_TOKENS_MAP, to_json
+from .json_files import parse_object, read_file, read_optional
 from .layout import Json
 from .token_texts import token_texts
 
@@ -51,6 +53,31 @@ def _changes(tokenizer: Json, config: Json, path: Path) -> Json:
             place = "added_tokens_decoder of tokenizer_config.json"
             raise CompileError(f"token {token['id']} is {known!r} in {path}, but {token['content']!r} in {place}")
     return changes | ({"added_tokens": [*(tokenizer.get("added_tokens") or []), *missing]} if missing else {})
+
+
+def read_tokenizer_config(folder: Path) -> Json:
+    """tokenizer_config.json; where it lists no added tokens, with those of added_tokens.json, as older folders have."""
+    config = read_optional(folder / TOKENIZER_CONFIG)
+    if "added_tokens_decoder" in config:
+        return config
+    added = read_optional(folder / "added_tokens.json")
+    if not all(isinstance(i, int) for i in added.values()):
+        raise CompileError(f"{folder / 'added_tokens.json'} must give ids to texts")
+    special = _special_texts([config, read_optional(folder / SPECIAL_TOKENS_MAP)])
+    tokens = {str(i): {"content": text, "special": text in special} for text, i in added.items()}
+    return config | {"added_tokens_decoder": tokens}
+
+
+def _special_texts(sources: Iterable[Json]) -> set[str | None]:
+    """Texts under keys like eos_token and additional_special_tokens."""
+    values = [value for source in sources for key, value in source.items() if key.endswith(("_token", "_tokens"))]
+    return {text_of(token) for value in values for token in (value if isinstance(value, list) else [value])}
+
+
+def text_of(token: Any) -> str | None:
+    """Files write a token as its text, or as an object with it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
 
 
 def config_tokens(config: Json) -> list[Json]:

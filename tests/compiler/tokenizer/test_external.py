@@ -9,7 +9,7 @@ import pytest
 
 from mistralrs_onnx.compiler.checkpoints.metadata import Metadata
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.compiler.tokenizer.gguf import tokenizer_files
+from mistralrs_onnx.compiler.tokenizer.gguf import gguf_files, tokenizer_files
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 METADATA = Metadata(
@@ -53,12 +53,18 @@ def test_a_folder_also_brings_its_template(tmp_path: Path) -> None:
     assert tokenizer_files(METADATA, external=tmp_path, template="given")["chat_template.jinja"] == b"given"
 
 
+def test_a_folder_also_names_ends(tmp_path: Path) -> None:
+    tokenizer_json(tmp_path, {"a": 0, "b": 1})
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 2]}', encoding="utf-8")
+    assert gguf_files(METADATA, external=tmp_path).ids.eos == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"a": 0, "c": 1}, "token 1 is 'c' in .*tokenizer.json, but 'b' in the GGUF file"),
-        ({"a": 0}, "tokenizer.json lacks token 1, which is 'b' in the GGUF file"),
-        ({"a": 0, "b": 1, "x": 6}, r"has token 6 \('x'\), but the GGUF file only 6"),
+        ({"a": 0, "c": 1}, "token 1 is 'c' in .*tokenizer.json, but 'b' in the checkpoint"),
+        ({"a": 0}, "tokenizer.json lacks token 1, which is 'b' in the checkpoint"),
+        ({"a": 0, "b": 1, "x": 6}, r"has token 6 \('x'\), but the checkpoint only 6"),
     ],
 )
 def test_another_vocabulary_is_refused(tmp_path: Path, texts: dict[str, int], message: str) -> None:

@@ -80,6 +80,28 @@ def test_added_tokens_of_the_config_join(folder: Path) -> None:
     assert Tokenizer.from_str(content).encode("ab<tool>").ids == [2, 6]
 
 
+def test_older_folders_list_added_tokens_in_a_file_of_their_own(folder: Path) -> None:
+    write(folder, "special_tokens_map.json", {"additional_special_tokens": ["<|end|>"]})
+    write(folder, "added_tokens.json", {"<tool>": 6, "<|end|>": 7, "</s>": 4})
+    files, ids = folder_files(folder)
+    assert ids.eos == (4, 5, 7)
+    added = json.loads(files["tokenizer.json"])["added_tokens"][-2:]
+    assert [(token["content"], token["special"]) for token in added] == [("<tool>", False), ("<|end|>", True)]
+
+
+def test_another_tokenizer_for_the_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A file takes the place of tokenizer.json only; a folder of all that belongs to the tokenizer."""
+    write(folder, "generation_config.json", {"eos_token_id": 2})
+    other = tmp_path_factory.mktemp("other")
+    write(other, "tokenizer.json", TOKENIZER | {"added_tokens": TOKENIZER["added_tokens"][:2]})
+    for place in (other, other / "tokenizer.json"):
+        write(other, "tokenizer_config.json", {"eos_token": "<s>"})
+        files, ids = folder_files(folder, tokenizer=place)
+        assert files["tokenizer.json"] == (other / "tokenizer.json").read_bytes()
+        assert ids.eos == ((3, 2) if place == other else (4, 2))
+    assert folder_files(other / "tokenizer.json").ids.eos == (3,)
+
+
 def test_prompts_are_never_cut_or_filled_up(folder: Path) -> None:
     cut = {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     write(folder, "tokenizer.json", TOKENIZER | {"truncation": cut})
@@ -129,6 +151,8 @@ def test_chat_templates(folder: Path, files: dict[str, Any], expected: str) -> N
         ("tokenizer_config.json", CONFIG | {"added_tokens_decoder": {"3": {"content": "x"}}}, "token 3 is '<s>' in"),
         ("tokenizer_config.json", CONFIG | {"added_tokens_decoder": {"x": {}}}, r"added_tokens_decoder\['x'\]"),
         ("generation_config.json", {"eos_token_id": 6}, "eos_token_id in .* must name tokens .*, got 6"),
+        ("tokenizer_config.json", '{"x":' + "[" * 500 + "]" * 500 + "}", "cannot be written again: Recursion"),
+        ("added_tokens.json", {"x": "y"}, "added_tokens.json must give ids to texts"),
         ("config.json", {"eos_token_id": "</s>"}, "eos_token_id in .*config.json must name tokens"),
     ],
 )

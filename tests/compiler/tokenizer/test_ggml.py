@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -24,12 +25,21 @@ def test_llama() -> None:
     assert tokenizer.decode([263, 264, 3 + 10]) == "hié\n"
 
 
+def test_an_external_tokenizer_replaces_scores(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(ggml_files(TOKENS, SCORES).files["tokenizer.json"])
+    assert ggml_files(TOKENS, None, external=path).files["tokenizer.json"] == path.read_bytes()
+    with pytest.raises(CompileError, match=r"token 264 is 'é' in .*tokenizer.json, but 'e' in the checkpoint"):
+        ggml_files([*TOKENS[:-1], b"e"], None, external=path)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: ggml_files(TOKENS[:258], SCORES[:258]), "at least 259 tokens, got 258"),
         (lambda: ggml_files(TOKENS[::-1], SCORES), "must be the 256 bytes"),
         (lambda: ggml_files([*TOKENS, b"\xff"], [*SCORES, 0.0]), r"token 265 must be UTF-8, got b'\\xff'"),
+        (lambda: ggml_files(TOKENS, None), "tokens without scores"),
         (lambda: ggml_files(TOKENS, SCORES[:9]), "one score each: got 9"),
         (lambda: ggml_files([*TOKENS, b"hi"], [*SCORES, 0.0]), "must be distinct, got 'hi' twice"),
     ],
