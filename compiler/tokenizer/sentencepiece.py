@@ -10,6 +10,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from .layout import Affixes, Json, Pipeline, bpe_model, check_merges, replace_text, sequence, tokenizer_json
 from .vocabulary import NORMAL, UNUSED, Vocabulary
 
+MAX_LENGTH = 512  # characters of a token; Gemma's longest has 31
 SPACE = "\u2581"  # how tokens write a space
 
 
@@ -56,6 +57,8 @@ def score_merges(vocabulary: Vocabulary, scores: Sequence[float]) -> list[str]:
         raise CompileError("scores of tokens must be numbers, got NaN")
     parts = [i for i, kind in enumerate(vocabulary.types) if kind in (NORMAL, UNUSED)]
     ranked = [vocabulary.tokens[i] for i in sorted(parts, key=lambda i: -scores[i])]
+    if len(longest := max(ranked, key=len, default="")) > MAX_LENGTH:
+        raise CompileError(f"tokens must have at most {MAX_LENGTH} characters, got {len(longest)}: {longest[:40]!r}...")
     return list(_splits(ranked))
 
 

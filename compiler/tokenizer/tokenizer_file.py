@@ -87,7 +87,8 @@ def config_tokens(config: Json) -> list[Json]:
         raise CompileError("added_tokens_decoder in tokenizer_config.json must be an object")
     found = []
     for key, token in tokens.items():
-        if not key.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
-            raise CompileError(f"added_tokens_decoder[{key!r}] in tokenizer_config.json must be an object with content")
+        if not key.isdecimal() or len(key) > 9 or not isinstance(token, dict) or text_of(token) is None:
+            place = f"added_tokens_decoder[{key[:40]!r}] in tokenizer_config.json"
+            raise CompileError(f"{place} must be an id and an object with content")
         found.append({"id": int(key), "content": token["content"], **{flag: bool(token.get(flag)) for flag in FLAGS}})
     return sorted(found, key=lambda token: token["id"])

@@ -150,6 +150,7 @@ def test_chat_templates(folder: Path, files: dict[str, Any], expected: str) -> N
         ("tokenizer_config.json", CONFIG | {"chat_template": 1}, "chat_template in .*tokenizer_config.json must be"),
         ("tokenizer_config.json", CONFIG | {"added_tokens_decoder": {"3": {"content": "x"}}}, "token 3 is '<s>' in"),
         ("tokenizer_config.json", CONFIG | {"added_tokens_decoder": {"x": {}}}, r"added_tokens_decoder\['x'\]"),
+        ("tokenizer_config.json", CONFIG | {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}, "must be an id"),
         ("generation_config.json", {"eos_token_id": 6}, "eos_token_id in .* must name tokens .*, got 6"),
         ("tokenizer_config.json", '{"x":' + "[" * 500 + "]" * 500 + "}", "cannot be written again: Recursion"),
         ("added_tokens.json", {"x": "y"}, "added_tokens.json must give ids to texts"),

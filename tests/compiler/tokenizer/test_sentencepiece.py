@@ -133,6 +133,7 @@ def test_a_vocabulary_may_bring_its_merges() -> None:
         (lambda: spm(scores=None), "tokenizer.ggml.scores must be an array of numbers"),
         (lambda: spm(scores=np.array([1.0])), "need one score each: got 1 for 279 tokens"),
         (lambda: spm(scores=np.full(279, np.nan)), "must be numbers, got NaN"),
+        (lambda: spm([*WORDS, "x" * 513]), "at most 512 characters, got 513: 'xxx"),
         (lambda: spm(user_defined=("hello", "x")), "distinct, got 'hello' twice"),
     ],
 )
