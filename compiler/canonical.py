@@ -7,8 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.graphs.weights import DENSE, Matrix
 from mistralrs_onnx.ops.formats import Float32
 
 from .errors import CompileError
@@ -21,6 +20,8 @@ class Stored(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, Shape]: ...
+
+    def type(self, name: str) -> str: ...
 
     def matrix(self, name: str, expert: int | None = None) -> Matrix:
         """Raises CompileError for a type that we do not compute with."""
@@ -42,10 +43,14 @@ class CanonicalWeights:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def type(self, name: str) -> str:
+        """Of the tensor in the checkpoint."""
+        return self._stored.type(self._places[name].stored)
+
     def matrix(self, name: str) -> Matrix:
         place = self._places[name]
         matrix = self._stored.matrix(place.stored, place.expert)
-        if self._is(name, self._naming.transposed):
+        if self._is_transposed(name, matrix):
             matrix = Transposed(matrix, DENSE[matrix.format].itemsize)
         if place.is_interleaved:
             matrix = Reordered(matrix, self._every(name, place, matrix.shape[0]))
@@ -89,7 +94,7 @@ class CanonicalWeights:
         stored = self._stored.shapes[place.stored]
         got = stored if place.expert is None else stored[1:]
         wanted = (sum(self._rows(each) for each in place.siblings), *shape[1:]) if place.siblings else shape
-        if self._is(name, self._naming.transposed):
+        if len(got) == 2 and self._is_transposed(name, self._stored.matrix(place.stored, place.expert)):
             got = got[::-1]
         if len(got) < len(wanted):
             got = (1, *got)  # a matrix of one row may be stored without that axis
@@ -109,6 +114,10 @@ class CanonicalWeights:
 
     def _every(self, name: str, place: Place, num_rows: int) -> Order:
         return np.arange(place.siblings.index(name), num_rows, len(place.siblings))
+
+    def _is_transposed(self, name: str, matrix: Matrix) -> bool:
+        """Packed matrices always have K along their rows."""
+        return matrix.format in DENSE and self._is(name, self._naming.transposed)
 
     def _is(self, name: str, endings: tuple[str, ...]) -> bool:
         return bool(endings) and name.removesuffix(".weight").removesuffix(".bias").endswith(endings)

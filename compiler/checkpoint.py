@@ -21,7 +21,7 @@ from .naming import Naming
 from .tokenizer.files import TokenizerFiles
 from .tokenizer.folder import GENERATION_CONFIG, folder_files
 from .tokenizer.ggml import ggml_files
-from .tokenizer.gguf import special_ids, tokenizer_files
+from .tokenizer.gguf import gguf_files
 from .tokenizer.json_files import read_optional
 
 
@@ -96,22 +96,18 @@ def _vocab_size(weights: CanonicalWeights, config: Config) -> int:
 
 
 def _gguf_tokenizer(gguf: GGUF, reading: Reading) -> TokenizerFiles:
-    files = tokenizer_files(gguf.metadata, pre=reading.pre, external=reading.tokenizer, template=reading.chat_template)
-    return TokenizerFiles(files, special_ids(gguf.metadata))
+    return gguf_files(gguf.metadata, pre=reading.pre, external=reading.tokenizer, template=reading.chat_template)
 
 
 def _folder_tokenizer(folder: Path, reading: Reading) -> TokenizerFiles:
     _refuse_pre(reading)
-    return folder_files(reading.tokenizer or folder, template=reading.chat_template)
+    return folder_files(folder, tokenizer=reading.tokenizer, template=reading.chat_template)
 
 
 def _ggml_tokenizer(file: GGMLFile, reading: Reading) -> TokenizerFiles:
     _refuse_pre(reading)
-    if reading.tokenizer is not None:
-        return folder_files(reading.tokenizer, template=reading.chat_template)
-    if file.scores is None:
-        raise CompileError(f"{file.path} has tokens without scores: name a folder with its tokenizer")
-    return ggml_files(file.tokens, file.scores.tolist(), template=reading.chat_template)
+    scores = None if file.scores is None else file.scores.tolist()
+    return ggml_files(file.tokens, scores, external=reading.tokenizer, template=reading.chat_template)
 
 
 def _refuse_pre(reading: Reading) -> None:

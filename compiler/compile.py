@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from mistralrs_onnx.graphs.contract import (
     TensorRecord,
 )
 from mistralrs_onnx.graphs.decoder import Decoder, decoder
-from mistralrs_onnx.graphs.emit import DENSE, Drawing, Emit
-from mistralrs_onnx.graphs.weights import WeightFile, Weights
+from mistralrs_onnx.graphs.emit import Drawing, Emit
+from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
@@ -35,6 +36,8 @@ from .isq import Isq, Requantized, make_plan
 from .package import file_records, package_folder
 from .progress import Progress, Report, quiet
 from .tokenizer.vocabulary import SpecialIds
+
+logger = logging.getLogger(__name__)
 
 COMPILER = f"mistralrs-onnx {version('mistralrs-onnx')}"
 ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
@@ -69,26 +72,32 @@ def compile_gguf(
 
     `force` replaces an earlier package. Memory stays bounded: weights pass through a few megabytes at a time.
     """
-    return _compile(open_gguf(path, options.reading), out, options, force=force, report=report)
+    return compile_checkpoint(open_gguf(path, options.reading), out, options, force=force, report=report)
 
 
 def compile_folder(
     folder: Path, out: Path, options: CompileOptions = CompileOptions(), *, force: bool = False, report: Report = quiet
 ) -> Path:
     """As `compile_gguf`, from a folder of safetensors, config.json and tokenizer."""
-    return _compile(open_folder(folder, options.reading), out, options, force=force, report=report)
+    return compile_checkpoint(open_folder(folder, options.reading), out, options, force=force, report=report)
 
 
 def compile_ggml(
     path: Path, out: Path, options: CompileOptions = CompileOptions(), *, force: bool = False, report: Report = quiet
 ) -> Path:
     """As `compile_gguf`, from a llama file from before GGUF."""
-    return _compile(open_ggml(path, options.reading), out, options, force=force, report=report)
+    return compile_checkpoint(open_ggml(path, options.reading), out, options, force=force, report=report)
 
 
-def _compile(
-    opening: AbstractContextManager[Checkpoint], out: Path, options: CompileOptions, *, force: bool, report: Report
+def compile_checkpoint(
+    opening: AbstractContextManager[Checkpoint],
+    out: Path,
+    options: CompileOptions = CompileOptions(),
+    *,
+    force: bool = False,
+    report: Report = quiet,
 ) -> Path:
+    """As `compile_gguf`, from a checkpoint that is yet to be opened."""
     report(Progress("read", 0, 0))
     with opening as checkpoint, package_folder(out, force=force) as folder:
         _write(checkpoint, folder, options, report)
@@ -102,9 +111,13 @@ def plan(checkpoint: Checkpoint, options: CompileOptions) -> tuple[Decoder, Weig
     checkpoint.weights.check(spec.shapes())
     dtype = DTYPES[options.dtype]
     weights: Weights = checkpoint.weights if dtype is None else DenseAs(checkpoint.weights, dtype)
-    if options.isq != Isq():
-        weights = Requantized(weights, make_plan(options.isq, weights, spec.shapes()))
-    return spec, weights
+    if options.isq == Isq():
+        return spec, weights
+    choices = make_plan(options.isq, weights, spec.shapes())
+    if choices.fallbacks:
+        first = choices.fallbacks[0]
+        logger.warning("%d matrices fell back, such as %s: %s", len(choices.fallbacks), first.name, first.reason)
+    return spec, Requantized(weights, choices)
 
 
 def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report: Report) -> None:

@@ -35,7 +35,7 @@ class Config:
             raise CompileError(f"config key {key} must be a positive number, got {value!r}")
         return float(value)
 
-    def flag(self, key: str, default: bool) -> bool:
+    def flag(self, key: str, *, default: bool) -> bool:
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise CompileError(f"config key {key} must be true or false, got {value!r}")

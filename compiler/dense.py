@@ -8,8 +8,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix, Weights
+from mistralrs_onnx.graphs.weights import DENSE, Matrix, Weights
 from mistralrs_onnx.ops.formats import Bytes, Float32
 
 from .checkpoints.safetensors import SafeTensor, Safetensors

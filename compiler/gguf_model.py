@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.graphs.weights import DENSE, Matrix
 from mistralrs_onnx.ops.formats import Bytes, Float32, is_packed
 
 from .archs import find_arch, find_gguf
@@ -137,6 +136,9 @@ class GGUFStored:
     def __init__(self, gguf: GGUF | GGMLFile) -> None:
         self._gguf = gguf
         self.shapes = {name: tensor.shape for name, tensor in gguf.tensors.items()}
+
+    def type(self, name: str) -> str:
+        return self._gguf.tensors[name].type
 
     def matrix(self, name: str, expert: int | None = None) -> Matrix:
         tensor = self._gguf.tensors[name]

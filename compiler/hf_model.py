@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.graphs.weights import DENSE, Matrix
 from mistralrs_onnx.ops.formats import Float32
 
 from .archs import find_arch, find_hf
@@ -18,12 +17,18 @@ from .checkpoints.safetensors import Safetensors
 from .config import Config
 from .dense import SafeMatrix
 from .errors import CompileError
+from .naming import Shape
 from .quantized_layers import Quantization, read_quantization
 from .tokenizer.json_files import read_object
 from .views import expert_part
 
 # What quantized layers keep instead of a weight.
-PARTS = (".qweight", ".qzeros", ".scales", ".g_idx", ".weight_scale", ".weight_scale_inv", ".input_scale")
+PARTS = (
+    *(".qweight", ".qzeros", ".scales", ".g_idx"),
+    *(".weight_scale", ".weight_scale_inv", ".input_scale"),
+    *("_blocks", "_scales"),
+)
+ENDINGS = (".weight", ".qweight", "_blocks")
 
 
 def read_hf_config(folder: Path) -> Config:
@@ -66,16 +71,17 @@ class SafeStored:
 
     def __init__(self, file: Safetensors, config: Config) -> None:
         self._file = file
-        self._quantization = read_quantization(config.values.get("quantization_config"))
-        self._quantized = self._find_quantized()
-        dense = {name: tensor.shape for name, tensor in file.tensors.items() if not self._is_part(name)}
-        self.shapes = dense | {f"{prefix}.weight": matrix.shape for prefix, matrix in self._quantized.items()}
+        self._quantized = _find_quantized(file, read_quantization(config.values.get("quantization_config")))
+        stored = {name: tensor.shape for name, tensor in file.tensors.items()}
+        if self._quantized:
+            stored = {name: shape for name, shape in stored.items() if not name.endswith(PARTS)}
+        self.shapes = stored | {name: self._quantized_shape(name) for name in self._quantized}
+
+    def type(self, name: str) -> str:
+        return self._quantized[name].format if name in self._quantized else self._file[name].dtype
 
     def matrix(self, name: str, expert: int | None = None) -> Matrix:
-        prefix = name.removesuffix(".weight")
-        if prefix in self._quantized:
-            return self._quantized[prefix]
-        matrix = SafeMatrix(self._file, self._file[name])
+        matrix = self._quantized[name] if name in self._quantized else SafeMatrix(self._file, self._file[name])
         return matrix if expert is None else expert_part(matrix, self.shapes[name][0], expert)
 
     def vector(self, name: str, expert: int | None = None) -> Float32:
@@ -85,15 +91,19 @@ class SafeStored:
         width = tensor.nbytes // (tensor.shape[0] if expert is not None else 1)
         return self._file.read(tensor, (expert or 0) * width, width).view(DENSE[tensor.dtype]).astype(np.float32)
 
-    def _find_quantized(self) -> dict[str, Matrix]:
-        quantization: Quantization | None = self._quantization
-        if quantization is None:
-            return {}
-        names = (name for name in self._file.tensors if name.endswith((".weight", ".qweight")))
-        prefixes = dict.fromkeys(name.rpartition(".")[0] for name in names)
-        return {
-            each: quantization.matrix(self._file, each) for each in prefixes if quantization.applies(self._file, each)
-        }
+    def _quantized_shape(self, name: str) -> Shape:
+        """Of the experts in one tensor, too."""
+        rows, columns = self._quantized[name].shape
+        blocks = self._file.tensors.get(f"{name}_blocks")
+        return (rows, columns) if blocks is None else (blocks.shape[0], rows // blocks.shape[0], columns)
 
-    def _is_part(self, name: str) -> bool:
-        return bool(self._quantized) and name.endswith(PARTS)
+
+def _find_quantized(file: Safetensors, quantization: Quantization | None) -> dict[str, Matrix]:
+    """Weights by the names that they would have, if they were dense."""
+    found: dict[str, Matrix] = {}
+    for name in file.tensors if quantization is not None else ():
+        ending = next((each for each in ENDINGS if name.endswith(each)), None)
+        prefix = name.removesuffix(ending or "")
+        if ending is not None and quantization is not None and quantization.applies(file, prefix):
+            found[prefix if ending == "_blocks" else f"{prefix}.weight"] = quantization.matrix(file, prefix)
+    return found

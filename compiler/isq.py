@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix, Weights
+from mistralrs_onnx.graphs.weights import DENSE, Matrix, Weights
 from mistralrs_onnx.ops.formats import Bytes, Float32, find_format
 
 from .dense import cast_rows

@@ -82,7 +82,7 @@ def _yarn(config: Config, scaling: Config, plain: Frequencies, base: float) -> R
         return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
 
     low, high = index(scaling.number("beta_fast", 32.0)), index(scaling.number("beta_slow", 1.0))
-    if scaling.flag("truncate", True):
+    if scaling.flag("truncate", default=True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     ramp = np.clip((np.arange(len(plain)) - low) / max(high - low, 0.001), 0, 1)

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mistralrs_onnx.graphs.emit import DENSE
-from mistralrs_onnx.graphs.weights import Matrix
+from mistralrs_onnx.graphs.weights import DENSE, Matrix
 from mistralrs_onnx.ops.formats_block import Bytes, pack
 
 from .checkpoints.safetensors import SafeTensor, Safetensors

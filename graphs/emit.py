@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -20,14 +19,9 @@ from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definiti
 from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, DenseLinear
 from mistralrs_onnx.ops.packed import embedding_of, linear_of
 
-from .weights import Field, Matrix, Split, Stacked, WeightFile, Weights
+from .weights import DENSE, Field, Matrix, Split, Stacked, WeightFile, Weights
 
 IR_VERSION = 10  # with opset 21: the newest that all hosts accept
-DENSE: dict[str, np.dtype[np.generic]] = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
 
 Attribute = int | float | str | Sequence[int] | ir.Graph | ir.Attr
 

@@ -31,7 +31,7 @@ Norm = RMSNorm | LayerNorm
 
 
 class Residual(NamedTuple):
-    """The sum that runs through all layers, (tokens, hidden), and the last block's result, which is still to be added."""
+    """The sum that runs through all layers, (tokens, hidden), and a block's result that is still to be added."""
 
     stream: ir.Value
     delta: ir.Value | None = None

@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from mistralrs_onnx.ops.formats import Bytes, Float32
+from mistralrs_onnx.ops.formats import Bytes, Float32, find_format
 
 PAGE = 4096  # large tensors start on a page, so that hosts can map them
 LINE = 64
 LARGE = 1 << 20
 CHUNK = 8 << 20  # bytes of a checkpoint in memory at a time
+
+DENSE: dict[str, np.dtype[np.generic]] = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 class Matrix(Protocol):
@@ -29,6 +36,14 @@ class Matrix(Protocol):
 
     def rows(self, start: int, stop: int) -> Bytes:
         """Raw bytes, (stop - start, bytes per row)."""
+
+
+def row_bytes(matrix: Matrix) -> int:
+    """Bytes of a row, without reading one."""
+    if matrix.format in DENSE:
+        return matrix.shape[1] * DENSE[matrix.format].itemsize
+    kind = find_format(matrix.format)
+    return matrix.shape[1] // kind.block_size * kind.type_size
 
 
 class Weights(Protocol):
@@ -98,7 +113,7 @@ class _Group:
 
 
 def _rows_at_a_time(matrix: Matrix) -> int:
-    return max(1, CHUNK // matrix.rows(0, 1).nbytes)
+    return max(1, CHUNK // row_bytes(matrix))
 
 
 class WeightFile:
@@ -123,7 +138,7 @@ class WeightFile:
 
     @property
     def source_bytes(self) -> int:
-        return sum(g.matrix.shape[0] * g.matrix.rows(0, 1).nbytes for g in self._groups)
+        return sum(g.matrix.shape[0] * row_bytes(g.matrix) for g in self._groups)
 
     def write(self, file: BinaryIO) -> Iterator[int]:
         """Writes everything; yields how many checkpoint bytes each piece consumed."""

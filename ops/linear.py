@@ -49,4 +49,4 @@ def ZeroPointLinear(x, q, scale, zero, K: int, N: int, bits: int, block_size: in
 @script(own, default_opset=op)
 def DenseLinear(x, w):
     """W = w, kept in float32, float16 or bfloat16 (N, K)"""
-    return op.MatMul(x, op.Transpose(op.Cast(w, to=1), perm=[1, 0]))
+    return op.Gemm(x, op.Cast(w, to=1), transB=1)

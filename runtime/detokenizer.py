@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self.bytes = _byte_tokens(tokenizer)
         self.special_ids = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -25,11 +27,19 @@ class Vocabulary:
         return text
 
 
+def _byte_tokens(tokenizer: Tokenizer) -> dict[int, int]:
+    """The tokens that are one byte each, of tokenizers that write a character without token as its bytes."""
+    ids = [tokenizer.token_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+    known = {token_id: byte for byte, token_id in enumerate(ids) if token_id is not None}
+    return known if len(known) == 256 else {}
+
+
 class Detokenizer:
     """Pieces whose concatenation is the text of all tokens decoded at once (of a byte-level tokenizer, exactly).
 
     It decodes a window of the last tokens, of whose text the first `_num_done` characters are out.
-    A character may need several tokens: what ends in UNKNOWN waits, but no longer than one character can.
+    A character may need several tokens: what ends in UNKNOWN waits, but no longer than one character can. Tokens of one
+    byte are decoded apart: the tokenizer makes a whole run of them UNKNOWN as long as one character is unfinished.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -37,23 +47,33 @@ class Detokenizer:
         self._token_ids: list[int] = []
         self._text = ""
         self._num_done = 0
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         if token_id in self._vocabulary.special_ids:
             return ""
         self._token_ids.append(token_id)
-        self._text = text = self._vocabulary.decode(self._token_ids)
-        held = min(MAX_UNKNOWN, len(text) - len(text.rstrip(UNKNOWN)))
-        start, end = self._num_done, max(self._num_done, len(text) - held)
-        self._num_done = end
+        self._text = self._vocabulary.decode(self._token_ids)
+        byte = self._vocabulary.bytes.get(token_id)
+        piece = self._push_text() if byte is None else self._push_byte(byte)
         if len(self._token_ids) > WINDOW:
-            self._shorten(len(text) - end)
-        return text[start:end]
+            self._shorten(len(self._text) - self._num_done)
+        return piece
+
+    def _push_text(self) -> str:
+        unknown = len(self._text) - len(self._text.rstrip(UNKNOWN))
+        held = 0 if self._vocabulary.bytes else min(MAX_UNKNOWN, unknown)
+        start, self._num_done = self._num_done, max(self._num_done, len(self._text) - held)
+        return self._bytes.decode(b"", final=True) + self._text[start : self._num_done]
+
+    def _push_byte(self, byte: int) -> str:
+        self._num_done = len(self._text)
+        return self._bytes.decode(bytes([byte]))
 
     def flush(self) -> str:
         """What waited for bytes that never came."""
         start, self._num_done = self._num_done, len(self._text)
-        return self._text[start:]
+        return self._bytes.decode(b"", final=True) + self._text[start:]
 
     def _shorten(self, num_held: int) -> None:
         del self._token_ids[:-CONTEXT]

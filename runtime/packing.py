@@ -56,7 +56,10 @@ class Layout(NamedTuple):
     rope_rows: int = 0
 
 
-def pack(rows: Sequence[Row], layout: Layout = Layout()) -> Step:
+PLAIN = Layout()
+
+
+def pack(rows: Sequence[Row], layout: Layout = PLAIN) -> Step:
     counts = np.array([len(row.token_ids) for row in rows])
     slots, held = np.array([row.slot for row in rows]), np.array([row.start for row in rows])
     packed = np.stack([slots, held, counts, np.cumsum(counts) - counts])

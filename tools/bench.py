@@ -18,6 +18,7 @@ from rich.table import Table
 from mistralrs_onnx.model import LoadOptions, load
 from mistralrs_onnx.runtime.sessions import num_processors
 
+from .checkpoints import checkpoint_options
 from .failures import reported
 from .measuring import Prompts, Result, Workload, repeat
 from .options import Locate, add_models, chosen, run_options
@@ -86,6 +87,7 @@ class Wanted:
     help="Form of the result.  [default: a table on a terminal, md elsewhere]",
 )
 @run_options
+@checkpoint_options(chat_template=False)
 @click.pass_context
 def main(
     ctx: click.Context,

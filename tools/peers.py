@@ -17,13 +17,16 @@ from typing import get_args
 
 import click
 
-from mistralrs_onnx.cache import demo_checkpoint
+from mistralrs_onnx.cache import DEMO_FILE, demo_source
+from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.runner import Determinism
+from mistralrs_onnx.source import ModelSource
 
 from .bench import Numbers, markdown
+from .checkpoints import Chosen
 from .failures import reported
 from .measuring import Prompts, Workload, greedy, measure
 from .options import compiled_now
@@ -75,8 +78,9 @@ def main(
     """Measure prefill and decode beside other engines, and what our engine costs around ONNX Runtime."""
     workloads = [Workload("pp", n_prompt), *(Workload("tg", n_gen, d, c) for c in concurrency for d in depth)]
     with reported(), ExitStack() as stack:
-        file = checkpoint or demo_checkpoint()
-        package = open_package(compiled_now(file))
+        source = demo_source() if checkpoint is None else ModelSource("gguf", str(checkpoint.parent), checkpoint.name)
+        file = Path(source.model, checkpoint.name if checkpoint else DEMO_FILE)
+        package = open_package(compiled_now(Chosen(source, CompileOptions())))
         options = LoadOptions(num_threads=threads, engine=EngineOptions(max_seqs=max(16, *concurrency)))
         contestants = our_modes(package, options, workloads, repetitions, stack)
         if alone is not None or batched is not None:

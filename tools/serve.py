@@ -11,6 +11,7 @@ from mistralrs_onnx.model import LoadOptions, load
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
 
+from .checkpoints import checkpoint_options
 from .failures import reported
 from .interactive import chat
 from .options import Locate, add_models, chosen, run_options
@@ -47,6 +48,7 @@ class Wanted:
     help="Seconds that running answers get to finish when stopped.",
 )
 @run_options
+@checkpoint_options()
 @click.pass_context
 def main(ctx: click.Context, port: int, host: str, drain_timeout: float, *, interactive: bool) -> None:
     """Serve a language model over an OpenAI-compatible HTTP API, or chat with it (-i)."""

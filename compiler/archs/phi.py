@@ -28,7 +28,7 @@ FACTORS = ("rope_factors_long.weight", "rope_factors_short.weight")
 
 
 def phi2(config: Config, has: Has) -> Decoder:
-    if config.flag("qk_layernorm", False):
+    if config.flag("qk_layernorm", default=False):
         raise CompileError("Phi with qk_layernorm is not supported: no released model has it")
     norm = layer_norm(config, "layer_norm_eps")
     mlp = Plain(config.size("intermediate_size"), activation(config, default="gelu_new"))

@@ -26,7 +26,7 @@ GGUF_SHARED = {
 
 def layers(config: Config) -> list[Layer]:
     first = config.size("max_window_layers", 28) if "max_window_layers" in config else 28
-    if not config.flag("use_sliding_window", False):
+    if not config.flag("use_sliding_window", default=False):
         config = Config({**config.values, "sliding_window": None})
     each = windowed(attention(config), windows(config, lambda i: i >= first))
     norm = rms_norm(config)
@@ -62,7 +62,7 @@ def _moe(config: Config, *, norm_topk: bool) -> MoE:
     """`norm_topk`: what holds where the config does not say: GGUF files never do."""
     if config.values.get("mlp_only_layers") or config.size("decoder_sparse_step", 1) != 1:
         raise CompileError("Qwen with dense layers among the sparse ones is not supported: no released model has them")
-    softmax: Softmax = "chosen" if config.flag("norm_topk_prob", norm_topk) else "all"
+    softmax: Softmax = "chosen" if config.flag("norm_topk_prob", default=norm_topk) else "all"
     expert = Gated(config.size("moe_intermediate_size"), activation(config))
     count = config.size("num_experts" if "num_experts" in config else "num_local_experts")
     return MoE(count, config.size("num_experts_per_tok"), expert, softmax)

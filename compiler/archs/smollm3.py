@@ -13,7 +13,7 @@ from .arch import Arch, Has
 
 
 def decoder(config: Config, has: Has) -> Decoder:
-    if not config.flag("use_sliding_window", False):
+    if not config.flag("use_sliding_window", default=False):
         config = Config({**config.values, "sliding_window": None})
     plain = llama.decoder(config, has)
     layers = [

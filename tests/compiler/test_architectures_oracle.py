@@ -1,4 +1,4 @@
-"""Every architecture against transformers: the same tiny weights, prefill and decode steps, in every form of the graph."""
+"""Every architecture against transformers: the same tiny weights, prefill and decode, in every form of the graph."""
 
 from __future__ import annotations
 

@@ -1,13 +1,29 @@
-"""Tiny random models of every architecture, as transformers makes them, in folders as Hugging Face lays them out."""
+"""Tiny models of every architecture: their configs, and folders of them as Hugging Face lays them out.
+
+Weights are numbers that numpy draws from their names, so that a test needs only the shapes to have the same model.
+"""
 
 from __future__ import annotations
 
+import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+Weights = dict[str, NDArray[np.float32]]
+
 VOCAB = 96
+IDS = np.random.default_rng(0).integers(2, VOCAB, 21).tolist()
+PROMPT = 13  # the rest is decoded, eight steps
+NUM_KEPT = len(IDS) - PROMPT + 1  # positions whose logits a test with decode steps sees
+TOLERANCE = 1e-4  # of the largest logit: float32 sums in other orders
+
 BASE = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
@@ -26,10 +42,14 @@ MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 class Tiny(NamedTuple):
-    """`kind`: the class of transformers, without its endings. `changes`: of the config."""
+    """`kind`: the class of transformers, without its endings. `changes`: of the config.
+
+    `not_in_gguf`: why GGUF files cannot say what this one is, if they cannot.
+    """
 
     kind: str
     changes: dict[str, Any]
+    not_in_gguf: str = ""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -42,10 +62,13 @@ def rope(kind: str, **values: Any) -> dict[str, Any]:
 
 LONG = {"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
 ORIGINAL = {"original_max_position_embeddings": 64}
+TIED = {"tie_word_embeddings": True}
+NO_SCALE = "the scale of attention is always that of the head size"
+NO_WINDOW = "there is no key for its window"
 
 TINY = {
     "llama": Tiny("Llama", {}),
-    "llama-tied": Tiny("Llama", {"tie_word_embeddings": True}),
+    "llama-tied": Tiny("Llama", TIED),
     "llama-mha": Tiny("Llama", {"num_key_value_heads": 4}),
     "llama-one-kv-head": Tiny("Llama", {"num_key_value_heads": 1}),
     "llama-biases": Tiny("Llama", {"attention_bias": True, "mlp_bias": True}),
@@ -57,33 +80,45 @@ TINY = {
     "llama-linear": Tiny("Llama", rope("linear", factor=4.0)),
     "llama-3.1": Tiny("Llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),
     "llama-yarn": Tiny("Llama", rope("yarn", factor=4.0, **ORIGINAL)),
-    "mistral-v0.1": Tiny("Mistral", WINDOW),
+    "llama-yarn-betas": Tiny("Llama", rope("yarn", factor=4.0, beta_fast=8.0, beta_slow=2.0, **ORIGINAL)),
+    "mistral-v0.1": Tiny("Mistral", WINDOW, NO_WINDOW),
     "mistral-v0.2": Tiny("Mistral", {"sliding_window": None, "head_dim": 32}),
     "mixtral": Tiny("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
-    "gemma": Tiny("Gemma", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "gemma2": Tiny("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 20, "tie_word_embeddings": True} | WINDOW),
-    "gemma3": Tiny(
+    "gemma": Tiny("Gemma", {"head_dim": 32, "num_key_value_heads": 1} | TIED),
+    "gemma2": Tiny("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 32} | TIED | WINDOW),
+    "gemma2-scaled": Tiny("Gemma2", {"head_dim": 32, "query_pre_attn_scalar": 20} | TIED | WINDOW, NO_SCALE),
+    "gemma3": Tiny("Gemma3", {"head_dim": 32, "num_hidden_layers": 7, "query_pre_attn_scalar": 32} | TIED | WINDOW),
+    "gemma3-scaled": Tiny(
         "Gemma3",
-        {"head_dim": 32, "num_hidden_layers": 7, "query_pre_attn_scalar": 20, "tie_word_embeddings": True} | WINDOW,
+        {"head_dim": 32, "query_pre_attn_scalar": 20, "final_logit_softcapping": 3.0} | TIED | WINDOW,
+        NO_SCALE,
     ),
-    "phi2": Tiny("Phi", {"partial_rotary_factor": 0.5, "num_key_value_heads": 4, "layer_norm_eps": 1e-5}),
-    "phi2-odd": Tiny("Phi", {"partial_rotary_factor": 0.4, "hidden_size": 80, "num_key_value_heads": 4}),
+    "phi2": Tiny(
+        "Phi",
+        {"partial_rotary_factor": 0.5, "num_key_value_heads": 4, "layer_norm_eps": 1e-5, "intermediate_size": 256},
+    ),
+    "phi2-odd": Tiny(
+        "Phi",
+        {"partial_rotary_factor": 0.4, "hidden_size": 80, "num_key_value_heads": 4, "intermediate_size": 320},
+    ),
     "phi3-4k": Tiny("Phi3", WINDOW),
     "phi3-128k-short": Tiny("Phi3", {**ORIGINAL, **rope("longrope", **LONG)}),
     "phi3-128k-long": Tiny("Phi3", {"original_max_position_embeddings": 12, **rope("longrope", **LONG)}),
     "phi4-mini": Tiny(
         "Phi3",
-        {"tie_word_embeddings": True, "hidden_size": 96, "sliding_window": None}
+        {"hidden_size": 96, "sliding_window": None}
         | rope("longrope", partial_rotary_factor=2 / 3, **LONG)
-        | ORIGINAL,
+        | ORIGINAL
+        | TIED,
     ),
     "qwen2": Tiny("Qwen2", {}),
-    "qwen2-window": Tiny("Qwen2", {"use_sliding_window": True, "max_window_layers": 1} | WINDOW),
+    "qwen2-window": Tiny("Qwen2", {"use_sliding_window": True, "max_window_layers": 1} | WINDOW, NO_WINDOW),
     "qwen2-moe": Tiny("Qwen2Moe", MOE | {"shared_expert_intermediate_size": 48, "norm_topk_prob": False}),
     "qwen3": Tiny("Qwen3", {"head_dim": 32}),
     "qwen3-moe": Tiny("Qwen3Moe", MOE | {"head_dim": 32, "norm_topk_prob": True}),
     "smollm3": Tiny("SmolLM3", {"num_hidden_layers": 5}),
-    "starcoder2": Tiny("Starcoder2", WINDOW | {"use_bias": True}),
+    "starcoder2": Tiny("Starcoder2", {"sliding_window": None, "use_bias": True}),
+    "starcoder2-window": Tiny("Starcoder2", WINDOW | {"use_bias": True}, NO_WINDOW),
     "olmo2": Tiny("Olmo2", {}),
     "granite": Tiny(
         "Granite",
@@ -98,35 +133,50 @@ TINY = {
         "GptOss",
         {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32}
         | WINDOW
-        | rope("yarn", factor=4.0, **ORIGINAL),
+        | rope("yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, truncate=False, **ORIGINAL),
     ),
 }
 
 
-def make_model(tiny: Tiny) -> Any:
-    """The model in float32, every parameter random, norms around 1."""
-    import torch
-    import transformers
+class Described(NamedTuple):
+    """A model but for its weights: its config as transformers saves it, and the shape of each tensor."""
 
-    config = getattr(transformers, f"{tiny.kind}{'Text' if tiny.kind == 'Gemma3' else ''}Config")(**tiny.config)
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    model = getattr(transformers, f"{tiny.kind}ForCausalLM")(config).eval().float()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            spread = torch.randn_like(parameter) * (0.1 if "norm" in name or "bias" in name else 0.15)
-            parameter.copy_(spread + (parameter if "norm" in name else 0))
-    return model
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def kind(self) -> str:
+        name: str = self.config["architectures"][0]
+        return name.removesuffix("ForCausalLM")
+
+    def weights(self) -> Weights:
+        """Logits come out of order 1; norms are around 1, or 0 where they are stored less 1."""
+        center = 0.0 if self.kind.startswith("Gemma") else 1.0
+        return {name: _values(name, shape, center) for name, shape in self.shapes.items()}
 
 
-def write_folder(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
+def _values(name: str, shape: tuple[int, ...], center: float) -> NDArray[np.float32]:
+    is_norm = "norm" in name and name.endswith("weight")
+    spread = 0.1 if is_norm or "bias" in name else 0.15
+    drawn = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    return (spread * drawn + center * is_norm).astype(np.float32)
+
+
+def write_folder(model: Described, folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """`changes`: of the config, after the weights are drawn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(model.weights(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(model.config | dict(changes or {})), encoding="utf-8")
     write_tokenizer(folder)
     return folder
 
 
+def token_texts() -> list[str]:
+    return [f"<{i}>" if i < 2 else chr(31 + i) for i in range(VOCAB)]
+
+
 def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(models.BPE({f"<{i}>" if i < 2 else chr(31 + i): i for i in range(VOCAB)}, []))
+    tokenizer = Tokenizer(models.BPE({text: i for i, text in enumerate(token_texts())}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<0>", "<1>"])
     tokenizer.save(str(folder / "tokenizer.json"))

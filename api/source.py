@@ -1,0 +1,92 @@
+"""Where a checkpoint is, on this machine or on the hub, and a package made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from mistralrs_onnx.compiler.checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_checkpoint
+from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.compiler.progress import Report, quiet
+from mistralrs_onnx.compiler.sources.locate import locate
+from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
+from mistralrs_onnx.compiler.sources.wanted import CHECKPOINT, TOKENIZER, Wanted, wanted_gguf
+
+Kind = Literal["plain", "gguf", "ggml"]
+OPENERS: dict[Kind, Callable[[Path, Reading], AbstractContextManager[Checkpoint]]] = {
+    "plain": open_folder,
+    "gguf": open_gguf,
+    "ggml": open_ggml,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """`model`: a path, or the name of a repository of the hub. `filename`: of GGUF and GGML files, inside it.
+
+    `tokenizer`: a file, a folder or a repository whose tokenizer is taken instead. `revision`: of the repository.
+    """
+
+    kind: Kind
+    model: str
+    filename: str | None = None
+    tokenizer: str | None = None
+    revision: str | None = None
+    token_source: TokenSource = CACHED
+    offline: bool = False
+
+    def locate(self, options: CompileOptions, report: Report = quiet) -> Located:
+        """Fetches what is not here. Raises CompileError."""
+        reading = options.reading
+        if self.tokenizer is not None:
+            reading = replace(reading, tokenizer=self._locate(self.tokenizer, TOKENIZER, None, report))
+        return Located(self.kind, self._path(report), replace(options, reading=reading))
+
+    def _path(self, report: Report) -> Path:
+        if self.kind == "plain":
+            return self._locate(self.model, CHECKPOINT, self.revision, report)
+        if self.filename is None:
+            raise CompileError(f"{self.model}: a {self.kind} checkpoint needs the name of its file")
+        return self._locate(self.model, wanted_gguf(self.filename), self.revision, report) / self.filename
+
+    def _locate(self, model: str, wanted: Wanted, revision: str | None, report: Report) -> Path:
+        return locate(
+            model,
+            wanted=wanted,
+            revision=revision,
+            token_source=self.token_source,
+            offline=self.offline,
+            report=report,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A checkpoint on this machine, with how it is to be compiled."""
+
+    kind: Kind
+    path: Path
+    options: CompileOptions
+
+    def open(self) -> AbstractContextManager[Checkpoint]:
+        return OPENERS[self.kind](self.path, self.options.reading)
+
+    def compile(self, out: Path, *, force: bool = False, report: Report = quiet) -> Path:
+        """Raises CompileError."""
+        return compile_checkpoint(self.open(), out, self.options, force=force, report=report)
+
+    def files(self) -> list[Path]:
+        """What the package is made from."""
+        tokenizer = self.options.reading.tokenizer
+        found = [path for each in (self.path, tokenizer) if each is not None for path in _files(each)]
+        return sorted(set(found))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]

@@ -1,0 +1,38 @@
+"""What compiling a checkpoint would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from mistralrs_onnx.graphs.decoder import Decoder
+from mistralrs_onnx.graphs.weights import Weights, row_bytes
+
+from .canonical import CanonicalWeights
+from .checkpoint import Checkpoint
+from .compile import CompileOptions, plan
+from .estimate import Estimate, Role, TensorPlan, estimate
+
+TABLE = "model.embed_tokens.weight"
+
+
+def dry_run(checkpoint: Checkpoint, options: CompileOptions, available: int) -> Estimate:
+    """`available`: bytes of memory that a server may take. Raises CompileError as compiling does."""
+    spec, weights = plan(checkpoint, options)
+    return estimate(spec, _tensors(spec, checkpoint.weights, weights), available)
+
+
+def _tensors(spec: Decoder, stored: CanonicalWeights, weights: Weights) -> Iterator[TensorPlan]:
+    for name, shape in spec.shapes().items():
+        if len(shape) == 1:
+            yield TensorPlan(name, stored.type(name), "F32", shape, 4 * prod(shape), 4 * prod(shape))
+            continue
+        before, after = stored.matrix(name), weights.matrix(name)
+        num_in, num_out = (shape[0] * row_bytes(matrix) for matrix in (before, after))
+        yield TensorPlan(name, before.format, after.format, shape, num_in, num_out, _role(spec, name))
+
+
+def _role(spec: Decoder, name: str) -> Role:
+    if name != TABLE:
+        return "matmul"
+    return "both" if spec.tied else "gather"
