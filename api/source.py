@@ -89,4 +89,6 @@ class Located:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise CompileError(f"{path}: no such file or folder")
     return [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]

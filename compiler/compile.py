@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,8 +55,8 @@ class CompileOptions:
     accuracy: str = "int8"
     expand: bool = False
     dtype: str = "auto"
-    isq: Isq = Isq()
-    reading: Reading = Reading()
+    isq: Isq = field(default_factory=Isq)
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if self.accuracy not in ("int8", "float32"):

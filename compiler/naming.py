@@ -17,7 +17,8 @@ class Naming:
     `renamed`: stored name of each canonical name that is another, without `.weight`, which the canonical one has where
     the stored one has no ending; `{i}` is the layer, `{e}` the expert. `fused`: canonical endings that lie on top of
     each other in one stored matrix, by the ending of that; `interleaved`: the same, row by row in turn. `permuted`:
-    endings whose rows are stored in adjacent pairs of each head. `transposed`: endings stored as (K, N). `raised`: endings of vectors that are stored less 1.
+    endings whose rows are stored in adjacent pairs of each head. `transposed`: endings stored as (K, N). `raised`:
+    endings of vectors that are stored less 1.
     `ignored`: endings of stored names that say nothing about the model.
     """
 

@@ -42,15 +42,13 @@ def _option(*names: str, **rest: Any) -> Decorator:
 
 
 EXISTING = click.Path(path_type=Path, exists=True)
-TEMPLATE = _option(
-    "-c", "--chat-template", help=f"A .jinja or .json file, or one of {', '.join(NAMES)}, before the checkpoint's own."
-)
+TEMPLATE = _option("-c", "--chat-template", metavar="NAME", help=f"A file, or {', '.join(NAMES)}.")
 GLOBAL = (
     _option("--isq", metavar="TYPE", help="Quantize: Q4_0 ... Q8K, 2 3 4 5 6 8, int4, int8."),
-    _option("--block-size", type=int, help="Weights of a block of int4 and int8: 16 to 256."),
-    _option("--isq-map", type=EXISTING, help="File of patterns and types, for some matrices."),
+    _option("--block-size", type=int, metavar="N", help="Of int4 and int8: 16 to 256."),
+    _option("--isq-map", type=EXISTING, metavar="FILE", help="Patterns and types, for some matrices."),
     _option("--requantize", is_flag=True, help="Quantize what is quantized already, too."),
-    _option("--token-source", default="cache", show_default=True, help=f"Of the hub's token: {GRAMMAR}."),
+    _option("--token-source", default="cache", metavar="SOURCE", help=f"Hub token: {GRAMMAR} (default)."),
     _option("--offline", is_flag=True, help="Ask no hub; what was fetched before serves."),
 )
 MODEL = _option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")

@@ -20,7 +20,6 @@ EXAMPLES = """
 \b
 Examples:
   mistralrs-server -p 8080 demo
-  mistralrs-server -i demo
   mistralrs-server --max-seqs 32 --kv-mem 4GiB compiled -m package
   mistralrs-server gguf -m ~/models -f model.Q4_1.gguf
 """
@@ -38,14 +37,23 @@ class Wanted:
 @click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mistralrs-onnx")
 @click.option("-i", "--interactive-mode", "interactive", is_flag=True, help="Chat in this terminal, serve nothing.")
-@click.option("-p", "--port", type=click.IntRange(0, 65535), default=1234, show_default=True, help="Port to serve on.")
+@click.option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    default=1234,
+    show_default=True,
+    help="Port to serve on.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
 @click.option(
     "--drain-timeout",
     type=click.FloatRange(0),
+    metavar="SECONDS",
     default=30.0,
     show_default=True,
-    help="Seconds that running answers get to finish when stopped.",
+    help="That running answers get when stopped.",
 )
 @run_options
 @checkpoint_options()

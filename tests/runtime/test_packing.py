@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mistralrs_onnx.graphs import contract
 from mistralrs_onnx.runtime.core import Row
-from mistralrs_onnx.runtime.packing import Layout, pack
+from mistralrs_onnx.runtime.packing import Layout, decode_again, pack
 
 IDLE_DECODES = {contract.DECODE_INDEX: [0], contract.DECODE_HELD: [0], contract.DECODE_ACTIVE: [0]}
 IDLE_CHUNKS = {contract.PAD_INDEX: [[0]], contract.QUERY_SEQLENS: [0], contract.SEQLENS_K: [0]}
