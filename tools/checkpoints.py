@@ -48,7 +48,7 @@ GLOBAL = (
     _option("--block-size", type=int, metavar="N", help="Of int4 and int8: 16 to 256."),
     _option("--isq-map", type=EXISTING, metavar="FILE", help="Patterns and types, for some matrices."),
     _option("--requantize", is_flag=True, help="Quantize what is quantized already, too."),
-    _option("--token-source", default="cache", metavar="SOURCE", help=f"Hub token: {GRAMMAR} (default)."),
+    _option("--token-source", default="cache", metavar="SOURCE", help=f"Hub token: {GRAMMAR}."),
     _option("--offline", is_flag=True, help="Ask no hub; what was fetched before serves."),
 )
 MODEL = _option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")

@@ -71,7 +71,7 @@ RUN_OPTIONS = (
     _option("--max-queue", "max_queue", click.IntRange(0), "Requests that may wait."),
     _option("--max-model-len", "max_model_len", click.IntRange(1), "Tokens of a request.", "the model's"),
     _option("--prefill-chunk", "prefill_chunk", click.IntRange(1), "Prompt tokens of a step."),
-    _option("--kv-mem", "kv_mem", Size(), "For keys and values, like 4GiB.", "half of what is free"),
+    _option("--kv-mem", "kv_mem", Size(), "For keys and values, like 4GiB.", "half of the free"),
     _option("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"]), "Type of keys and values."),
     _option("--determinism", "determinism", click.Choice(["invariant", "fast"]), "invariant: same bits in any batch."),
     _option("--threads", "num_threads", click.IntRange(1), "Processors to use.", "all"),

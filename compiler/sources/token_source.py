@@ -15,7 +15,7 @@ from .library import hub_library
 Kind = Literal["literal", "env", "path", "cache", "none"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WITH_VALUE = ("literal", "env", "path")
-GRAMMAR = "literal:VALUE, env:NAME, path:FILE, none, or cache"
+GRAMMAR = "literal:VALUE, env:NAME, path:FILE, none or cache"
 LONGEST = 4096
 
 

@@ -152,13 +152,13 @@ def _handler(stub: StubHub, kind: str) -> type[BaseHTTPRequestHandler]:
             self._send(status, b"", {"X-Error-Code": code} if code else {})
 
         def _send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
+            part = b"" if self.command == "HEAD" else body[:cut]
+            path = unquote(urlsplit(self.path).path)
+            stub.seen.append(Seen(kind, self.command, path, self.token, self.headers.get("Range"), len(part)))
             self.send_response(status)
             for key, value in (headers | {"Content-Length": str(len(body))}).items():
                 self.send_header(key, value)
             self.end_headers()
-            part = b"" if self.command == "HEAD" else body[:cut]
-            path = unquote(urlsplit(self.path).path)
-            stub.seen.append(Seen(kind, self.command, path, self.token, self.headers.get("Range"), len(part)))
             self.wfile.write(part)
             if cut is not None and cut < len(body):
                 stub.cut = None

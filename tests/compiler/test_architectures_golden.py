@@ -1,0 +1,74 @@
+"""Every architecture against what transformers answered: prefill and decode steps, in both forms of the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import Golden, read_golden
+from tiny_models import IDS, NUM_KEPT, PROMPT, TINY, TOLERANCE, write_folder
+
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
+from mistralrs_onnx.runtime.core import Row
+from mistralrs_onnx.runtime.package import open_package
+from mistralrs_onnx.runtime.runner import OrtRunner
+from mistralrs_onnx.runtime.sessions import make_session
+
+
+def make_runner(package: Path) -> OrtRunner:
+    opened = open_package(package)
+    session = make_session(opened.engine("float32"), 1)
+    return OrtRunner(session, opened.manifest, num_slots=4, max_model_len=64, max_chunk=32)
+
+
+def engine_logits(runner: OrtRunner, slot: int = 1) -> np.ndarray:
+    is_long = runner.rope_switch is not None and len(IDS) > runner.rope_switch
+    steps = [Row(slot, 0, IDS[:PROMPT], 1, is_long)]
+    steps += [Row(slot, position, [IDS[position]], 1, is_long) for position in range(PROMPT, len(IDS))]
+    return np.concatenate([runner.run([row]).copy() for row in steps])
+
+
+def portable_logits(package: Path) -> np.ndarray:
+    """The whole sequence in one run of model.onnx."""
+    session = make_session(package / "model.onnx", 1)
+    kv = open_package(package).manifest.kv
+    count = np.arange(len(IDS))[None]
+    feeds = {"input_ids": np.array([IDS]), "attention_mask": np.ones_like(count), "position_ids": count}
+    empty = np.zeros((1, kv.num_heads, 0, kv.head_size), np.float32)
+    feeds |= {each.name: empty for each in session.get_inputs() if each.name.startswith("past_key_values")}
+    return session.run(["logits"], feeds)[0][0][-NUM_KEPT:]
+
+
+def compiled(golden: Golden, folder: Path, options: CompileOptions) -> Path:
+    return compile_folder(write_folder(golden.model, folder / "model"), folder / "package", options)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    golden = read_golden()[name]
+    package = compiled(golden, tmp_path, CompileOptions(accuracy="float32"))
+    largest = np.abs(golden.logits).max()
+    errors = [
+        np.abs(got - golden.logits).max() / largest
+        for got in (engine_logits(make_runner(package)), portable_logits(package))
+    ]
+    print(f"{name}: engine {errors[0]:.1e}, model.onnx {errors[1]:.1e}")
+    assert max(errors) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_request_in_company_is_as_alone(name: str, tmp_path: Path) -> None:
+    """Dense weights; other slots decode and read chunks beside it, and its prompt comes in pieces."""
+    package = compiled(read_golden()[name], tmp_path, CompileOptions())
+    assert open_package(package).manifest.invariant == "yes"
+    runner = make_runner(package)
+    alone = engine_logits(runner)
+    is_long = runner.rope_switch is not None and len(IDS) > runner.rope_switch
+    runner.run([Row(0, 0, IDS[:9], 1, is_long)])
+    runner.run([Row(3, 0, IDS[:4], 0, is_long), Row(0, 9, [5], 1, is_long), Row(2, 0, IDS[:7], 0, is_long)])
+    beside = [runner.run([Row(3, 4, IDS[4:PROMPT], 1, is_long), Row(2, 7, [3], 1, is_long)])[0].copy()]
+    for position in range(PROMPT, len(IDS)):
+        rows = [Row(0, position - 3, [9], 1, is_long), Row(3, position, [IDS[position]], 1, is_long)]
+        beside.append(runner.run(rows)[1].copy())
+    np.testing.assert_array_equal(beside, alone)
