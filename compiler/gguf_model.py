@@ -37,6 +37,7 @@ CONFIG_KEYS = {
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
+SCALING_KEYS = {"factor": "factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 EXPERT_KEYS = ("num_local_experts", "num_experts")  # both are in use
 
 
@@ -96,8 +97,8 @@ def _scaling(gguf: GGUF, prefix: str) -> dict[str, Any]:
     kind = metadata.string(f"{prefix}.rope.scaling.type", "none")
     if kind == "none":
         return {}
-    factor = metadata.get(f"{prefix}.rope.scaling.factor")
-    return {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
+    scaling = {key: metadata.get(f"{prefix}.rope.scaling.{name}") for key, name in SCALING_KEYS.items()}
+    return scaling | {"rope_type": kind, "original_max_position_embeddings": original}
 
 
 def _shape(gguf: GGUF, name: str) -> Shape:

@@ -35,6 +35,8 @@ GGUF = {
 
 
 def decoder(config: Config, has: Has) -> Decoder:
+    # GGUF files cannot say that the ramp between scaled and unscaled frequencies keeps its fractions.
+    config = Config({**config.values, "rope_scaling": {"truncate": False} | dict(config.part("rope_scaling").values)})
     norm = rms_norm(config)
     expert = ClampedGated(config.size("intermediate_size"), config.number("swiglu_limit", LIMIT), SLOPE)
     moe = MoE(config.size("num_local_experts"), config.size("num_experts_per_tok"), expert)

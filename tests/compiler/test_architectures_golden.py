@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import Golden, read_golden
+from tiny_gguf import write_gguf
 from tiny_models import IDS, NUM_KEPT, PROMPT, TINY, TOLERANCE, write_folder
 
-from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf
 from mistralrs_onnx.runtime.core import Row
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.runner import OrtRunner
@@ -72,3 +73,13 @@ def test_a_request_in_company_is_as_alone(name: str, tmp_path: Path) -> None:
         rows = [Row(0, position - 3, [9], 1, is_long), Row(3, position, [IDS[position]], 1, is_long)]
         beside.append(runner.run(rows)[1].copy())
     np.testing.assert_array_equal(beside, alone)
+
+
+@pytest.mark.parametrize("name", [name for name, tiny in TINY.items() if not tiny.not_in_gguf])
+def test_the_same_weights_in_gguf_give_the_same_logits(name: str, tmp_path: Path) -> None:
+    golden = read_golden()[name]
+    file = write_gguf(golden.model, tmp_path / "tiny.gguf")
+    package = compile_gguf(file, tmp_path / "package", CompileOptions(accuracy="float32"))
+    error = np.abs(engine_logits(make_runner(package)) - golden.logits).max() / np.abs(golden.logits).max()
+    print(f"{name} in GGUF: engine {error:.1e}")
+    assert error <= TOLERANCE

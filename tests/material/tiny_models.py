@@ -172,7 +172,8 @@ def write_folder(model: Described, folder: Path, changes: Mapping[str, Any] | No
 
 
 def token_texts() -> list[str]:
-    return [f"<{i}>" if i < 2 else chr(31 + i) for i in range(VOCAB)]
+    """Two special tokens, letters, and one token of two letters, so that there is something to merge."""
+    return ["<0>", "<1>", *(chr(31 + i) for i in range(2, VOCAB - 1)), "ab"]
 
 
 def write_tokenizer(folder: Path) -> None:
