@@ -18,6 +18,7 @@ from .checkpoints.safetensors import read_safetensors
 from .config import Config
 from .errors import CompileError
 from .naming import Naming
+from .tensor_lists import note_tensors
 from .tokenizer.files import TokenizerFiles
 from .tokenizer.folder import GENERATION_CONFIG, folder_files
 from .tokenizer.ggml import ggml_files
@@ -55,6 +56,7 @@ class Checkpoint:
 @contextmanager
 def open_gguf(path: Path, reading: Reading) -> Iterator[Checkpoint]:
     with read_gguf(path) as gguf:
+        note_tensors("gguf", gguf.tensors.values())
         arch = gguf_model.find_architecture(gguf, reading.arch)
         config = gguf_model.read_config(gguf, arch)
         weights = _weights(gguf_model.GGUFStored(gguf), arch.gguf_naming, config)
@@ -78,6 +80,7 @@ def open_folder(folder: Path, reading: Reading) -> Iterator[Checkpoint]:
 def open_ggml(path: Path, reading: Reading) -> Iterator[Checkpoint]:
     """A llama file from before GGUF."""
     with read_ggml(path) as file:
+        note_tensors("ggml", file.tensors.values())
         arch = find_arch(reading.arch or "llama")
         config = _ggml_config(file, reading.gqa)
         weights = _weights(gguf_model.GGUFStored(file), GGML_NAMING, config)
