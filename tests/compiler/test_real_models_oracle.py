@@ -1,0 +1,104 @@
+"""Real K_M files whole: against transformers on the dequantized weights, and against llama.cpp on the same file."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
+from mistralrs_onnx.runtime.core import Row
+from mistralrs_onnx.runtime.package import Package, open_package
+from mistralrs_onnx.runtime.runner import OrtRunner
+from mistralrs_onnx.runtime.sessions import make_session
+
+pytestmark = pytest.mark.oracle
+
+FOLDER = Path(os.environ.get("MISTRALRS_TEST_MODELS") or Path.home() / ".cache" / "mistralrs-onnx-test-models")
+FILES = {"qwen2": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "gemma3": "gemma-3-270m.Q4_K_M.gguf"}
+LENGTH = 1024  # tokens of the text that perplexity is measured on
+
+
+@pytest.fixture(scope="module", params=FILES)
+def file(request: pytest.FixtureRequest) -> Path:
+    path = FOLDER / FILES[request.param]
+    if not path.is_file():
+        pytest.skip(f"needs {path}: set MISTRALRS_TEST_MODELS to a folder that has it")
+    return path
+
+
+@pytest.fixture(scope="module")
+def package(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return open_package(compile_gguf(file, tmp_path_factory.mktemp("real") / "package"))
+
+
+@pytest.fixture(scope="module")
+def exact(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
+    out = tmp_path_factory.mktemp("real") / "exact"
+    return open_package(compile_gguf(file, out, CompileOptions(accuracy="float32")))
+
+
+def engine_logits(package: Package, ids: list[int]) -> NDArray[np.float32]:
+    runner = OrtRunner(
+        make_session(package.engine("float32")), package.manifest, num_slots=1, max_model_len=2048, max_chunk=512
+    )
+    chunks = [ids[start : start + 256] for start in range(0, len(ids), 256)]
+    return np.concatenate([runner.run([Row(0, 256 * i, c, len(c))]).copy() for i, c in enumerate(chunks)])
+
+
+def log_probs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    return wide - np.logaddexp.reduce(wide, -1, keepdims=True)
+
+
+def kl_divergence(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    """Mean of KL(expected ‖ got), in nats."""
+    p, q = log_probs(expected), log_probs(got)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def perplexity(logits: NDArray[np.float32], ids: list[int]) -> float:
+    return float(np.exp(-log_probs(logits[:-1])[np.arange(len(ids) - 1), ids[1:]].mean()))
+
+
+def test_float_activations_give_the_logits_of_transformers(file: Path, exact: Package, text: str) -> None:
+    import torch
+    import transformers
+
+    ids = exact.tokenizer().encode(text).ids[:128]
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).logits[0].numpy()
+    got = engine_logits(exact, ids)[:, : expected.shape[1]]
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    print(f"{file.stem}: largest difference over largest logit {error:.1e}")
+    assert error <= 1e-3  # float32 sums in another order, over all layers
+
+
+def test_int8_activations_cost_little(package: Package, exact: Package, text: str) -> None:
+    ids = package.tokenizer().encode(text).ids
+    divergence = kl_divergence(engine_logits(exact, ids), engine_logits(package, ids))
+    print(f"{package.manifest.name}: mean KL {divergence:.4f} nats over {len(ids)} tokens")
+    assert divergence <= 0.01
+
+
+def test_perplexity_is_that_of_llama_cpp(file: Path, package: Package, text: str) -> None:
+    import llama_cpp
+
+    ids = package.tokenizer().encode(text + inspect.getsource(textwrap)).ids[:LENGTH]
+    llama = llama_cpp.Llama(
+        str(file), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, n_threads=2, verbose=False, n_gpu_layers=0
+    )
+    llama.eval(ids)
+    theirs = perplexity(np.array(llama.scores[: len(ids)]), ids)
+    ours = perplexity(engine_logits(package, ids), ids)
+    print(f"{file.stem}: perplexity {ours:.3f}, llama.cpp {theirs:.3f}, over {len(ids)} tokens")
+    assert abs(ours / theirs - 1) <= 0.01
