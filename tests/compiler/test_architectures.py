@@ -57,11 +57,11 @@ def test_projections_of_different_formats(tiny_llama, reference_of, tmp_path: Pa
     check(tiny_llama(tmp_path / "tiny.gguf", types).write(), tmp_path / "out", reference_of)
 
 
-@pytest.mark.parametrize(("hidden", "heads", "kv_heads"), [(96, 4, 2), (96, 6, 4), (1056, 66, 1)])
+@pytest.mark.parametrize(("hidden", "heads", "kv_heads"), [(96, 6, 4), (1056, 66, 1)])
 def test_shapes_that_the_operators_cannot_take_are_refused(
     tiny_llama, tmp_path: Path, hidden: int, heads: int, kv_heads: int
 ) -> None:
     tiny = tiny_llama(tmp_path / "tiny.gguf")
     tiny.hidden, tiny.heads, tiny.kv_heads = hidden, heads, kv_heads
-    with pytest.raises(CompileError, match=r"heads of 24 elements|6 heads cannot share 4|66 heads share a key head"):
+    with pytest.raises(CompileError, match=r"6 heads cannot share 4|66 heads share a key head"):
         compile_gguf(tiny.write(), tmp_path / "out")
