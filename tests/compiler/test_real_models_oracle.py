@@ -105,21 +105,8 @@ def test_perplexity_is_that_of_llama_cpp(file: Path, package: Package, text: str
     assert abs(ours / theirs - 1) <= 0.01
 
 
-TYPES = (
-    "Q4_0",
-    "Q4_1",
-    "Q5_0",
-    "Q5_1",
-    "Q8_0",
-    "Q2_K",
-    "Q3_K_M",
-    "Q4_K_M",
-    "Q5_K_M",
-    "Q6_K",
-    "IQ4_NL",
-    "IQ4_XS",
-    "TQ2_0",
-)
+# Not TQ2_0: three levels make noise of a model that was not trained for them, and noise has no stable distribution.
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS")
 
 
 @pytest.fixture(scope="module")
