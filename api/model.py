@@ -15,6 +15,7 @@ from mistralrs_onnx.graphs.contract import LARGEST_CHUNK, KVDtype, Manifest
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.generation import Defaults, read_defaults
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import check_logits, is_invariant
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
@@ -60,6 +61,7 @@ class Model:
         self.tokenizer = tokenizer
         self.chat_template = template
         self.context_length = context_length
+        self.defaults: Defaults = read_defaults(package.path)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text."""

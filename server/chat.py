@@ -11,7 +11,7 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     """Raises RequestError for what the model or its chat template cannot do."""
     check_model(body, model)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    params = body.sampling_params(limit)
+    params = body.sampling_params(limit, model.defaults)
     prompt = Prompt(model.encode_chat([message.for_template() for message in body.messages]))
     return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage, body.cache_scope)
 

@@ -15,7 +15,8 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
     n = body.n or 1
     if body.best_of not in (None, n):
         raise unsupported("best_of")
-    params = body.sampling_params(DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    params = body.sampling_params(limit, model.defaults)
     prompts = tuple(_prompt(prompt, bool(body.echo), model) for prompt in body.prompt)
     return Job(TEXT, prompts, params, n, bool(body.stream), body.include_usage, body.cache_scope)
 

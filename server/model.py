@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from mistralrs_onnx.runtime.engine import Sink
@@ -40,6 +40,8 @@ class Model(Protocol):
     def chat_template(self) -> object | None: ...  # None: the model only continues text
     @property
     def context_length(self) -> int: ...
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...  # fields of SamplingParams that a request may leave unsaid
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]: ...
     def encode(self, text: str) -> list[int]: ...

@@ -144,8 +144,8 @@ class Completion(BaseModel):
     ignore_eos: bool | None = None
     cache_salt: str | None = Field(None, max_length=128)
 
-    def sampling_params(self, max_tokens: int | None) -> SamplingParams:
-        """Raises RequestError for a value that is out of range."""
+    def sampling_params(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
+        """`defaults`: of what is not asked. Raises RequestError for a value that is out of range."""
         asked: dict[str, Any] = {
             "temperature": self.temperature,
             "top_k": self.top_k,
@@ -160,7 +160,8 @@ class Completion(BaseModel):
             "stop": None if self.stop is None else tuple(self.stop),
             "stop_token_ids": None if self.stop_token_ids is None else frozenset(self.stop_token_ids),
         }
-        return SamplingParams(max_tokens=max_tokens, **{k: v for k, v in asked.items() if v is not None})
+        said = {key: value for key, value in asked.items() if value is not None}
+        return SamplingParams(max_tokens=max_tokens, **{**defaults, **said})
 
     @property
     def cache_scope(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ COMMANDS = {
     "/clear": "forget the conversation",
     "/system": "TEXT: say how the model should be, and begin anew; without TEXT, take that back",
 }
-PARAMS = SamplingParams(temperature=0.3, top_p=0.95)
+PARAMS = {"temperature": 0.3, "top_p": 0.95}  # where the model recommends nothing
 
 ReadLine = Callable[[], str]  # raises EOFError at the end of the input
 Write = Callable[[str], None]
@@ -40,6 +40,8 @@ class Model(Protocol):
     def name(self) -> str: ...
     @property
     def engine(self) -> Engine: ...
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
 
 
@@ -71,6 +73,7 @@ class Conversation:
         self.system = ""
         self.turns: list[dict[str, str]] = []
         self._model = model
+        self._params = SamplingParams(**(model.defaults or PARAMS))
         self._write = write
 
     def run(self, read: ReadLine) -> None:
@@ -121,7 +124,7 @@ class Conversation:
         num_tokens = 0
         note = ""
         try:
-            for output in self._model.engine.generate(prompt_ids, PARAMS):
+            for output in self._model.engine.generate(prompt_ids, self._params):
                 first = first if num_tokens else perf_counter()
                 num_tokens += len(output.token_ids)
                 pieces.append(output.text)

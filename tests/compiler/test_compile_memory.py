@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,18 @@ print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("Vm
 def peak_memory(source: Path, out: Path) -> int:
     made = subprocess.run([sys.executable, "-c", CODE, source, out], capture_output=True, text=True, check=True)
     return int(made.stdout)
+
+
+@pytest.mark.oracle
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_of_a_larger_real_model(tmp_path: Path) -> None:
+    folder = os.environ.get("MISTRALRS_TEST_MODELS") or Path.home() / ".cache" / "mistralrs-onnx-test-models"
+    source = Path(folder, "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf")
+    if not source.is_file():
+        pytest.skip(f"needs {source}")
+    peak = peak_memory(source, tmp_path / "out")
+    print(f"peak {peak / MIB:.0f} MiB for {source.stat().st_size / MIB:.0f} MiB")
+    assert peak < 1024 * MIB
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

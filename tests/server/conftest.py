@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,6 +112,7 @@ class ParrotModel:
     tokenizer: Bytes = field(default_factory=Bytes)
     chat_template: str = "the last message"
     context_length: int = 8192
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
         return self.encode(messages[-1]["content"])

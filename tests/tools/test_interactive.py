@@ -22,6 +22,8 @@ class Parrot:
         self.engine = self
         self.asked: list[list[dict[str, str]]] = []
         self.num_cancelled = 0
+        self.defaults: dict[str, Any] = {}
+        self.params: SamplingParams | None = None
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         self.asked.append([dict(message) for message in messages])
@@ -30,7 +32,7 @@ class Parrot:
         return list(messages[-1]["content"].encode())
 
     def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]:
-        finished = False
+        finished, self.params = False, params
         try:
             for word in bytes(prompt_ids).decode().upper().split():
                 yield Output(f"{word} ", (1,))
@@ -122,3 +124,10 @@ def test_an_interrupt_stops_the_answer_and_keeps_what_was_said() -> None:
 )
 def test_speed_does_not_count_the_wait_for_the_first_token(arguments: tuple[int, float, float], text: str) -> None:
     assert speed(*arguments) == text
+
+
+def test_the_model_is_sampled_as_it_recommends() -> None:
+    parrot = Parrot()
+    parrot.defaults = {"temperature": 0.6, "top_k": 20}
+    talk(parrot, "hi")
+    assert parrot.params == SamplingParams(temperature=0.6, top_k=20)

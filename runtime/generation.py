@@ -1,0 +1,38 @@
+"""What a package recommends for sampling: the part of generation_config.json that requests may leave unsaid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import PackageError, RequestError
+from .sampling import SamplingParams
+
+FILE = "generation_config.json"
+KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+LARGEST = 1 << 20
+
+Defaults = Mapping[str, Any]  # fields of SamplingParams
+
+
+def read_defaults(package: Path) -> Defaults:
+    """Greedy where the file says that it does not sample. Raises PackageError for a value that cannot be meant."""
+    path = package / FILE
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > LARGEST:
+        raise PackageError(f"{path} has more than {LARGEST} bytes")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("do_sample") is False:
+            return {"temperature": 0.0}
+        found = {key: values[key] for key in KEYS if values.get(key) is not None}
+        for key, value in found.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{key} must be a number, got {value!r}")
+        SamplingParams(**found)
+    except (ValueError, AttributeError, TypeError, RequestError) as error:
+        raise PackageError(f"{path} cannot be used: {error}; compile again, or correct it there") from error
+    return found
