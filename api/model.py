@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tokenizers import Tokenizer
 
@@ -35,6 +35,7 @@ class LoadOptions:
 
     `kv_dtype`: of the keys and values kept. `determinism`: "invariant" gives the same bits whatever else runs; "fast"
     gives that up for chunks and drafts. `num_threads`: None takes every processor. `verify`: check sha256 sums.
+    `generation_config`: "auto" samples as the package recommends what a request leaves unsaid.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -42,6 +43,7 @@ class LoadOptions:
     determinism: Determinism = "invariant"
     num_threads: int | None = None
     verify: bool = False
+    generation_config: Literal["auto", "none"] = "auto"
 
 
 class Model:
@@ -54,6 +56,7 @@ class Model:
         tokenizer: Tokenizer,
         template: ChatTemplate | None,
         context_length: int,
+        defaults: Defaults,
     ) -> None:
         self.manifest: Manifest = package.manifest
         self.name = package.manifest.name
@@ -61,7 +64,7 @@ class Model:
         self.tokenizer = tokenizer
         self.chat_template = template
         self.context_length = context_length
-        self.defaults: Defaults = read_defaults(package.path)
+        self.defaults = defaults
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text."""
@@ -93,6 +96,7 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     Raises PackageError.
     """
     package = open_package(path, verify=options.verify)
+    defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
     runner = make_runner(package, options, make_session(package.engine(options.kv_dtype), options.num_threads))
     check_logits(runner)
     if options.determinism == "invariant" and not is_invariant(runner):
@@ -101,7 +105,7 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     template = _template(package, tokenizer)
     engine = _engine(package.manifest, runner, tokenizer, options.engine)
     engine.start()
-    return Model(package, engine, tokenizer, template, runner.capacity)
+    return Model(package, engine, tokenizer, template, runner.capacity, defaults)
 
 
 def make_runner(package: Package, options: LoadOptions, session: InferenceSession) -> OrtRunner:

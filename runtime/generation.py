@@ -33,6 +33,6 @@ def read_defaults(package: Path) -> Defaults:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"{key} must be a number, got {value!r}")
         SamplingParams(**found)
-    except (ValueError, AttributeError, TypeError, RequestError) as error:
-        raise PackageError(f"{path} cannot be used: {error}; compile again, or correct it there") from error
+    except (ValueError, AttributeError, TypeError, RecursionError, RequestError) as error:
+        raise PackageError(f"{path} cannot be used: {error}; load without it (--generation-config none)") from error
     return found

@@ -27,7 +27,8 @@ from .errors import Errors
 from .gate import Gate
 from .jobs import JSON, Job
 from .model import Model
-from .schemas import Body, ChatRequest, CompletionRequest, Reader
+from .requantize import Requantizer
+from .schemas import Body, ChatRequest, CompletionRequest, Reader, ReIsqRequest
 from .streams import Bridge
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -46,9 +47,10 @@ class Limits:
 class Service:
     """What the routes do. Reading, templates and tokenizing run on `pool`, the rest on the event loop."""
 
-    def __init__(self, gate: Gate, bridge: Bridge, pool: Executor, limits: Limits) -> None:
+    def __init__(self, gate: Gate, requantizer: Requantizer, bridge: Bridge, pool: Executor, limits: Limits) -> None:
         self.gate = gate
         self.limits = limits
+        self._requantizer = requantizer
         self._bridge = bridge
         self._pool = pool
         self._reader = Reader()
@@ -71,6 +73,12 @@ class Service:
 
             job = await asyncio.get_running_loop().run_in_executor(self._pool, prepare)
             return await answer(request, job, model, self._bridge, self.limits.keep_alive)
+
+    async def re_isq(self, request: Request) -> HTTPResponse:
+        check_content_type(request)
+        body = self._reader.read(ReIsqRequest, request.body)
+        await self._requantizer.swap(body.ggml_type)
+        return json_response({"status": "ok", "type": body.ggml_type})
 
     async def models(self, _: Request) -> HTTPResponse:
         return json_response({"object": "list", "data": [self._card(self.gate.model())]})
@@ -117,6 +125,7 @@ def create_app(name: str, service: Service) -> App:
     _configure(app, service.limits)
     app.add_route(service.chat, "/v1/chat/completions", methods=["POST"], name="chat")
     app.add_route(service.completions, "/v1/completions", methods=["POST"], name="completions")
+    app.add_route(service.re_isq, "/re_isq", methods=["POST"], name="re_isq")
     app.add_route(service.models, "/v1/models", methods=["GET"], name="models")
     app.add_route(service.model, "/v1/models/<name:path>", methods=["GET"], name="model")
     app.add_route(service.health, "/health", methods=["GET"], name="health")

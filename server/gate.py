@@ -11,18 +11,38 @@ from mistralrs_onnx.runtime.errors import RequestError
 from .model import Model
 
 
+class Room:
+    """A model, and how many requests are with it."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.empty = asyncio.Event()
+        self.empty.set()
+        self._num_inside = 0
+
+    @contextmanager
+    def enter(self) -> Iterator[Model]:
+        self._num_inside += 1
+        self.empty.clear()
+        try:
+            yield self.model
+        finally:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                self.empty.set()
+
+
 class Gate:
-    """Lets requests in while a model is there, and counts those inside. Lives on the event loop's thread."""
+    """Lets requests in while a model is there: each stays with the model that it met. Lives on the loop's thread."""
 
     def __init__(self) -> None:
-        self.num_inside = 0
-        self._model: Model | None = None
+        self._rooms: list[Room] = []  # of models that are not closed; new requests enter the last
         self._draining = False
-        self._empty = asyncio.Event()
-        self._empty.set()
 
     def open(self, model: Model) -> None:
-        self._model = model
+        """New requests get this model. Raises RequestError 503 once the server drains."""
+        self._check_takes_requests()
+        self._rooms.append(Room(model))
 
     def drain(self) -> None:
         self._draining = True
@@ -30,27 +50,40 @@ class Gate:
     async def wait_empty(self, timeout: float) -> bool:
         """Whether everyone left within `timeout` seconds."""
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                for room in list(self._rooms):
+                    await room.empty.wait()
         except TimeoutError:
             return False
         return True
 
+    async def retire(self) -> None:
+        """Closes all models but the newest, each when its last request has left."""
+        for room in self._rooms[:-1]:
+            await room.empty.wait()
+            await asyncio.to_thread(room.model.close)
+            self._rooms.remove(room)
+
+    async def close(self) -> None:
+        """Closes the models; who is still inside gets an error."""
+        for room in list(self._rooms):
+            await asyncio.to_thread(room.model.close)
+
     def model(self) -> Model:
         """Raises RequestError 503 while there is none to use."""
-        if self._draining:
-            raise RequestError("The server is shutting down: try another one.", status=503, code="draining")
-        if self._model is None:
-            raise RequestError("The model is still loading: try again soon.", status=503, code="loading")
-        return self._model
+        return self._room().model
 
     @contextmanager
     def enter(self) -> Iterator[Model]:
-        model = self.model()
-        self.num_inside += 1
-        self._empty.clear()
-        try:
+        with self._room().enter() as model:
             yield model
-        finally:
-            self.num_inside -= 1
-            if self.num_inside == 0:
-                self._empty.set()
+
+    def _room(self) -> Room:
+        self._check_takes_requests()
+        if not self._rooms:
+            raise RequestError("The model is still loading: try again soon.", status=503, code="loading")
+        return self._rooms[-1]
+
+    def _check_takes_requests(self) -> None:
+        if self._draining:
+            raise RequestError("The server is shutting down: try another one.", status=503, code="draining")

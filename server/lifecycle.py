@@ -18,6 +18,7 @@ from sanic.server import AsyncioServer
 from .app import App, Limits, Service, create_app
 from .gate import Gate
 from .model import Model
+from .requantize import Requantize, Requantizer
 from .streams import Bridge
 
 FAREWELL = 2.0  # seconds for answers that were cut off, and for closing connections
@@ -37,13 +38,18 @@ class ServerOptions:
 class Server:
     """Serves one model. Binds its port at once, and answers 503 there until `load` returned.
 
-    Raises OSError when the port cannot be had.
+    `requantize` makes the model that /re_isq asks for. Raises OSError when the port cannot be had.
     """
 
     def __init__(
-        self, load: Callable[[], Model], options: ServerOptions, on_ready: Callable[[Model], None] = lambda _: None
+        self,
+        load: Callable[[], Model],
+        options: ServerOptions,
+        on_ready: Callable[[Model], None] = lambda _: None,
+        requantize: Requantize | None = None,
     ) -> None:
         self._load = load
+        self._requantize = requantize
         self._options = options
         self._on_ready = on_ready
         self._socket = bind(options.host, options.port)
@@ -69,8 +75,9 @@ class Server:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         gate = Gate()
+        requantizer = Requantizer(gate, self._requantize)
         with ThreadPoolExecutor(2, "prepare") as pool:
-            service = Service(gate, Bridge(self._loop), pool, self._options.limits)
+            service = Service(gate, requantizer, Bridge(self._loop), pool, self._options.limits)
             app = create_app(f"mistralrs-{secrets.token_hex(8)}", service)
             server = await listen(app, self._socket)
             self._handle_signals()
@@ -79,6 +86,7 @@ class Server:
             finally:
                 await close(server)
                 Sanic.unregister_app(app)
+                await requantizer.finish()
 
     async def _serve(self, gate: Gate) -> None:
         model = await asyncio.to_thread(self._load)
@@ -90,7 +98,7 @@ class Server:
             gate.drain()
             await gate.wait_empty(self._options.drain_timeout)
         finally:
-            await asyncio.to_thread(model.close)
+            await gate.close()
             await gate.wait_empty(FAREWELL)
 
     def _handle_signals(self) -> None:

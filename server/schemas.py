@@ -188,7 +188,15 @@ class CompletionRequest(Completion):
     best_of: int | None = None
 
 
-Body = TypeVar("Body", bound=Completion)
+class ReIsqRequest(BaseModel):
+    """POST /re_isq."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    ggml_type: str = Field(min_length=1, max_length=32)
+
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Reader:

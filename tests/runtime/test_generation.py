@@ -37,6 +37,12 @@ def test_values_that_cannot_be_meant_are_named(tmp_path: Path, values: dict[str,
         defaults(tmp_path, **values)
 
 
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text("[" * 100_000)
+    with pytest.raises(PackageError, match="--generation-config none"):
+        read_defaults(tmp_path)
+
+
 def test_what_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "generation_config.json").write_text("[]")
     with pytest.raises(PackageError, match="cannot be used"):

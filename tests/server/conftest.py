@@ -18,6 +18,7 @@ from mistralrs_onnx.runtime.engine import Output, Sink, Usage
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
+from mistralrs_onnx.server.requantize import Requantize
 
 GUARD = 20.0  # seconds until a test that hangs gives up
 STOP, BOMB = "🛑", "💣"  # saying the one, the parrot pauses; the other, it fails
@@ -158,10 +159,10 @@ Serve = Callable[..., Running]
 
 
 @contextmanager
-def serving(model: ParrotModel, options: ServerOptions) -> Iterator[Running]:
+def serving(model: ParrotModel, options: ServerOptions, requantize: Requantize | None = None) -> Iterator[Running]:
     ready = threading.Event()
     errors: list[BaseException] = []
-    server = Server(lambda: model, options, lambda _: ready.set())
+    server = Server(lambda: model, options, lambda _: ready.set(), requantize)
 
     def run() -> None:
         try:
@@ -189,9 +190,9 @@ def serving(model: ParrotModel, options: ServerOptions) -> Iterator[Running]:
 def serve() -> Iterator[Serve]:
     with ExitStack() as stack:
 
-        def start(model: ParrotModel | None = None, **options: Any) -> Running:
+        def start(model: ParrotModel | None = None, requantize: Requantize | None = None, **options: Any) -> Running:
             model = model or ParrotModel()
-            return stack.enter_context(serving(model, ServerOptions(port=0, **options)))
+            return stack.enter_context(serving(model, ServerOptions(port=0, **options), requantize))
 
         yield start
 

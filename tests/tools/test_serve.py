@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,62 @@ def test_it_says_how_to_ask_and_answers_so(package: Path) -> None:
             assert json.load(response)["usage"]["completion_tokens"] > 0
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    with started("-p", "0", "--max-model-len", "128", *arguments) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+
+
+def post(url: str, body: dict[str, Any]) -> tuple[int, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_checkpoint_is_quantized_again_while_it_is_served(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    tiny_llama(tmp_path / "tiny.gguf").write()
+    with serving("gguf", "-m", str(tmp_path), "-f", "tiny.gguf") as url:
+        status, body = post(f"{url}/re_isq", {"ggml_type": "Q4_9"})
+        assert status == 400
+        assert "Q4_0, Q4_1" in body["error"]["message"]
+        assert post(f"{url}/re_isq", {"ggml_type": "Q8_0"}) == (200, {"status": "ok", "type": "Q8_0"})
+        assert post(f"{url}/v1/completions", {"prompt": "ab", "max_tokens": 2})[0] == 200
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "cache/packages").glob("*/manifest.json")]
+    types = [manifest["tensors"]["model.layers.0.mlp.up_proj.weight"]["type"] for manifest in manifests]
+    assert sorted(types) == ["F32", "Q8_0"]
+
+
+def test_what_is_quantized_already_stays_as_it_is(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    tiny_llama(tmp_path / "tiny.gguf", {"ffn_up": "Q4_0"}).write()
+    with serving("gguf", "-m", str(tmp_path), "-f", "tiny.gguf") as url:
+        status, body = post(f"{url}/re_isq", {"ggml_type": "Q8_0"})
+        assert (status, body["error"]["param"]) == (400, "ggml_type")
+        assert "quantized already" in body["error"]["message"]
+        assert post(f"{url}/v1/completions", {"prompt": "ab", "max_tokens": 2})[0] == 200
+
+
+def test_the_recommendations_of_a_model_can_be_left_aside(package: Path, tmp_path: Path) -> None:
+    """A package whose generation_config.json is none cannot be loaded with it, and can without it."""
+    broken = Path(shutil.copytree(package, tmp_path / "package"))
+    config = broken / "generation_config.json"
+    config.write_bytes(b"?" * config.stat().st_size)
+    arguments = ["-i", "compiled", "-m", str(broken)]
+    refused = CliRunner().invoke(main, arguments, input="/exit\n")
+    assert refused.exit_code == 4
+    assert "--generation-config none" in refused.output
+    assert CliRunner().invoke(main, ["--generation-config", "none", *arguments], input="/exit\n").exit_code == 0
 
 
 def test_interactive_mode_reads_lines(package: Path) -> None:
