@@ -89,11 +89,10 @@ class Server:
                 await requantizer.finish()
 
     async def _serve(self, gate: Gate) -> None:
-        model = await asyncio.to_thread(self._load)
+        gate.open(await asyncio.to_thread(self._load))
         try:
-            gate.open(model)
             if not self._stopping.is_set():
-                self._on_ready(model)
+                self._on_ready(gate.model())
             await self._stopping.wait()
             gate.drain()
             await gate.wait_empty(self._options.drain_timeout)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 
 GUARD = 20.0
 CHAT = {"messages": [{"role": "user", "content": "ahoy"}]}
@@ -157,6 +160,28 @@ def test_a_model_that_comes_while_the_server_stops_is_closed(serve: Any, shop: S
     running.thread.join(GUARD)
     assert not running.thread.is_alive()
     assert shop.made[0].engine.closed
+
+
+def test_nothing_holds_the_memory_of_the_old_model(parrot_model: Any, shop: Shop) -> None:
+    loaded: list[weakref.ref[Any]] = []
+
+    def load() -> Any:
+        model = parrot_model()
+        loaded.append(weakref.ref(model))
+        return model
+
+    ready = threading.Event()
+    server = Server(load, ServerOptions(port=0), lambda _: ready.set(), shop)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        assert ready.wait(GUARD)
+        assert post(server, "/v1/chat/completions", CHAT)[0] == 200
+        assert re_isq(server)[0] == 200
+        wait_for(lambda: gc.collect() >= 0 and loaded[0]() is None)
+    finally:
+        server.stop()
+        thread.join(GUARD)
 
 
 def test_a_server_of_a_package_refuses(running: Any) -> None:
