@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -169,3 +171,19 @@ def test_unknown_fields_are_warned_of_once(running: Any, caplog: pytest.LogCaptu
 def test_health_and_readiness(running: Any) -> None:
     assert send(running, "GET", "/health")[0] == 200
     assert send(running, "GET", "/ready")[0] == 200
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, GOOD), ("/v1/completions", {"prompt": "ahoy"})])
+def test_what_the_model_recommends_holds_where_nothing_is_asked(
+    serve: Any, parrot_model: Any, path: str, body: Any
+) -> None:
+    running = serve(parrot_model(defaults={"temperature": 0.0, "top_k": 7}))
+    running.engine.go.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(send, running, "POST", path, body | {"top_k": 3})
+        while not running.engine.running and not answer.done():
+            time.sleep(0.005)
+        params = running.engine.running[0].params
+        running.engine.go.set()
+        assert answer.result(20)[0] == 200
+    assert (params.temperature, params.top_k, params.top_p) == (0.0, 3, 1.0)
