@@ -87,7 +87,19 @@ def open_ggml(path: Path, reading: Reading) -> Iterator[Checkpoint]:
         yield Checkpoint(path.stem, arch, config, weights, lambda: _ggml_tokenizer(file, reading))
 
 
+# More than any model has: a damaged count would take all memory before a missing tensor is found.
+LARGEST = {
+    "num_hidden_layers": 1024,
+    "num_experts": 4096,
+    "num_local_experts": 4096,
+    "max_position_embeddings": 2**21,
+}
+
+
 def _weights(stored: Stored, naming: Naming, config: Config) -> CanonicalWeights:
+    for key, largest in LARGEST.items():
+        if key in config and config.size(key) > largest:
+            raise CompileError(f"config key {key} is {config.size(key)}, at most {largest} is supported")
     head_size = config.size("head_dim", config.size("hidden_size") // config.size("num_attention_heads"))
     return CanonicalWeights(stored, naming, head_size)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -31,13 +30,20 @@ CONFIG_KEYS = {
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "layer_norm_eps": "attention.layer_norm_epsilon",
+    "rotary_dim": "rope.dimension_count",
     "rope_theta": "rope.freq_base",
     "rope_local_base_freq": "rope.freq_base_swa",
     "sliding_window": "attention.sliding_window",
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
-SCALING_KEYS = {"factor": "factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+SCALING_KEYS = {
+    "factor": "factor",
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+FREQUENCIES = "rope_freqs.weight"
 EXPERT_KEYS = ("num_local_experts", "num_experts")  # both are in use
 
 
@@ -55,13 +61,14 @@ def read_config(gguf: GGUF, arch: Arch) -> Config:
     names = CONFIG_KEYS | dict(arch.gguf_config)
     values = {key: _number(gguf.metadata.get(f"{prefix}.{name}")) for key, name in names.items()}
     values |= dict.fromkeys(EXPERT_KEYS, _number(gguf.metadata.get(f"{prefix}.expert_count")))
-    if not values["num_key_value_heads"]:
-        del values["num_key_value_heads"]
-    if arch.name == "gpt_oss":
-        values["intermediate_size"] = values["moe_intermediate_size"] or values["intermediate_size"]
+    for key in ("num_key_value_heads", "sliding_window"):
+        if not np.any(values[key]):  # files of Phi-4 have a window of 0
+            del values[key]
+    if arch.name == "gpt_oss" and values["moe_intermediate_size"] is not None:
+        values["intermediate_size"] = values["moe_intermediate_size"]
     values |= {"vocab_size": _shape(gguf, "token_embd.weight")[0], "model_type": arch.name}
-    values |= {"architectures": list(arch.hf)} | _rope(gguf, prefix, values)
-    return Config({key: value for key, value in values.items() if value is not None})
+    values |= {"architectures": list(arch.hf)} | _rope(gguf, prefix)
+    return Config(dict(arch.gguf_defaults) | {key: value for key, value in values.items() if value is not None})
 
 
 def _number(value: Any) -> Any:
@@ -71,15 +78,10 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _rope(gguf: GGUF, prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    metadata, found = gguf.metadata, {}
-    head_size = values["head_dim"] or values["hidden_size"] // values["num_attention_heads"]
-    rotary = metadata.integer(f"{prefix}.rope.dimension_count", head_size)
-    found["partial_rotary_factor"] = rotary / head_size
-    if "rope_freqs.weight" in gguf.tensors:
-        found["rope_factors"] = _vector(gguf, "rope_freqs.weight").tolist()
+def _rope(gguf: GGUF, prefix: str) -> dict[str, Any]:
+    factors = {"rope_factors": _vector(gguf, FREQUENCIES).tolist()} if FREQUENCIES in gguf.tensors else {}
     scaling = _scaling(gguf, prefix)
-    return found | ({"rope_scaling": scaling} if scaling else {})
+    return factors | ({"rope_scaling": scaling} if scaling else {})
 
 
 def _scaling(gguf: GGUF, prefix: str) -> dict[str, Any]:
@@ -102,12 +104,14 @@ def _scaling(gguf: GGUF, prefix: str) -> dict[str, Any]:
 
 
 def _shape(gguf: GGUF, name: str) -> Shape:
+    """Raises CompileError when there is no such tensor."""
     if name not in gguf.tensors:
         raise CompileError(f"the file has no tensor {name}: it is damaged or not a language model")
     return gguf.tensors[name].shape
 
 
 def _vector(gguf: GGUF, name: str) -> Float32:
+    _shape(gguf, name)
     return GGUFStored(gguf).vector(name)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .errors import CompileError
+
 Shape = tuple[int, ...]
 
 
@@ -44,7 +46,10 @@ class Place(NamedTuple):
 
 
 def places(tensors: Mapping[str, Shape], naming: Naming) -> dict[str, Place]:
-    """Canonical name, with its `.weight` or `.bias`, to place. Names that nothing is known about stay as they are."""
+    """Canonical name, with its `.weight` or `.bias`, to place. Names that nothing is known about stay as they are.
+
+    Raises CompileError when two tensors are the same weight.
+    """
     patterns = [(_pattern(stored), canonical) for canonical, stored in naming.renamed.items()]
     found: dict[str, Place] = {}
     for stored, shape in tensors.items():
@@ -56,6 +61,8 @@ def places(tensors: Mapping[str, Shape], naming: Naming) -> dict[str, Place]:
         for expert, name in _experts(base, shape, kind):
             siblings, is_interleaved = _siblings(name, kind, naming)
             for each in siblings:
+                if each in found:
+                    raise CompileError(f"tensors {found[each].stored} and {stored} are both {each}: which is not clear")
                 found[each] = Place(stored, expert, siblings if len(siblings) > 1 else (), is_interleaved)
     return found
 

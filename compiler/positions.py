@@ -18,8 +18,11 @@ Frequencies = NDArray[np.float64]
 
 
 def read_rope(config: Config, head_size: int) -> Rope | LongRope:
-    """Of `rope_theta`, `partial_rotary_factor` and `rope_scaling`. Raises CompileError for an unknown scaling."""
-    rotary_dim = int(head_size * config.number("partial_rotary_factor", 1.0))
+    """Of `rope_theta`, `rope_scaling`, and how many elements of a head turn: `rotary_dim`, or else a part of them,
+    `partial_rotary_factor`. Raises CompileError for an unknown scaling.
+    """
+    part = min(config.number("partial_rotary_factor", 1.0), 2.0)
+    rotary_dim = config.size("rotary_dim") if "rotary_dim" in config else int(head_size * part)
     if rotary_dim < 2 or rotary_dim % 2 or rotary_dim > head_size:
         raise CompileError(f"heads of {head_size} cannot turn {rotary_dim} elements: it must be even and no more")
     base = config.number("rope_theta", 10000.0)
@@ -79,7 +82,7 @@ def _yarn(config: Config, scaling: Config, plain: Frequencies, base: float) -> R
     original = scaling.number("original_max_position_embeddings", config.number("max_position_embeddings"))
 
     def index(turns: float) -> float:
-        return dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+        return dim * (math.log(original) - math.log(turns) - math.log(2 * math.pi)) / (2 * math.log(base))
 
     low, high = index(scaling.number("beta_fast", 32.0)), index(scaling.number("beta_slow", 1.0))
     if scaling.flag("truncate", default=True):

@@ -18,6 +18,7 @@ class Arch:
 
     `hf`, `gguf`: what checkpoints call it. `decoder`: from a config and whether there is a name among the weights.
     `gguf_config`: GGUF metadata, without the architecture before it, of config keys that only this one has.
+    `gguf_defaults`: what holds for all released models, where GGUF files do not say it.
     """
 
     name: str
@@ -27,3 +28,4 @@ class Arch:
     hf_naming: Naming = Naming()
     gguf_naming: Naming = Naming()
     gguf_config: Mapping[str, str] = field(default_factory=dict)
+    gguf_defaults: Mapping[str, int] = field(default_factory=dict)

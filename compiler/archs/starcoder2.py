@@ -32,4 +32,5 @@ STARCODER2 = Arch(
     hf_naming=Naming(HF_TENSORS),
     gguf_naming=Naming(GGUF_TENSORS),
     gguf_config={"norm_epsilon": "attention.layer_norm_epsilon"},
+    gguf_defaults={"sliding_window": 4096},
 )

@@ -80,7 +80,9 @@ TINY = {
     "llama-linear": Tiny("Llama", rope("linear", factor=4.0)),
     "llama-3.1": Tiny("Llama", rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, **ORIGINAL)),
     "llama-yarn": Tiny("Llama", rope("yarn", factor=4.0, **ORIGINAL)),
-    "llama-yarn-betas": Tiny("Llama", rope("yarn", factor=4.0, beta_fast=8.0, beta_slow=2.0, **ORIGINAL)),
+    "llama-yarn-betas": Tiny(
+        "Llama", rope("yarn", factor=4.0, beta_fast=8.0, beta_slow=2.0, attention_factor=1.3, **ORIGINAL)
+    ),
     "mistral-v0.1": Tiny("Mistral", WINDOW, NO_WINDOW),
     "mistral-v0.2": Tiny("Mistral", {"sliding_window": None, "head_dim": 32}),
     "mixtral": Tiny("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
