@@ -206,6 +206,8 @@ def _invariance(spec: Decoder, accuracy: str) -> str:
         return "no, because float kernels sum in another order for one row"
     if spec.kv.head_size > 128:
         return f"no, because attention over heads of {spec.kv.head_size} elements depends on the number of rows"
+    if any(layer.attention.softcap and layer.attention.window for layer in spec.layers):
+        return "no, because soft caps of scores in a window depend on where it begins"
     return "yes"
 
 
