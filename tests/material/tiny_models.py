@@ -62,6 +62,7 @@ def rope(kind: str, **values: Any) -> dict[str, Any]:
 
 LONG = {"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [2.0 + i for i in range(8)]}
 ORIGINAL = {"original_max_position_embeddings": 64}
+LONGER = {"max_position_embeddings": 1024, "original_max_position_embeddings": 512}
 TIED = {"tie_word_embeddings": True}
 NO_SCALE = "the scale of attention is always that of the head size"
 NO_WINDOW = "there is no key for its window"
@@ -104,13 +105,13 @@ TINY = {
         {"partial_rotary_factor": 0.4, "hidden_size": 80, "num_key_value_heads": 4, "intermediate_size": 320},
     ),
     "phi3-4k": Tiny("Phi3", WINDOW),
-    "phi3-128k-short": Tiny("Phi3", {**ORIGINAL, **rope("longrope", **LONG)}),
+    "phi3-128k-short": Tiny("Phi3", {**LONGER, **rope("longrope", **LONG)}),
     "phi3-128k-long": Tiny("Phi3", {"original_max_position_embeddings": 12, **rope("longrope", **LONG)}),
     "phi4-mini": Tiny(
         "Phi3",
         {"hidden_size": 96, "sliding_window": None}
         | rope("longrope", partial_rotary_factor=2 / 3, **LONG)
-        | ORIGINAL
+        | LONGER
         | TIED,
     ),
     "qwen2": Tiny("Qwen2", {}),
