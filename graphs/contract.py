@@ -6,7 +6,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SCHEMA = 1  # of the manifest; a runtime reads its own and no other
 
@@ -64,6 +68,16 @@ class KVGeometry:
 
     def token_bytes(self, itemsize: int) -> int:
         return 2 * self.num_layers * self.num_heads * self.head_size * itemsize
+
+
+class Update(NamedTuple):
+    """What an adapter adds to a linear: b · (a · x) (Hu et al., 2021)."""
+
+    a: NDArray[np.float32]  # (rank, K)
+    b: NDArray[np.float32]  # (N, rank), its scale included
+
+
+Updates = Mapping[str, Update]  # by canonical name of the linear, such as model.layers.0.self_attn.q_proj
 
 
 @dataclass(frozen=True, slots=True)
