@@ -17,7 +17,7 @@ from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.generation import Defaults, read_defaults
 from mistralrs_onnx.runtime.package import Package, open_package
-from mistralrs_onnx.runtime.probe import check_logits, is_invariant
+from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 
@@ -99,13 +99,24 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
     runner = make_runner(package, options, make_session(package.engine(options.kv_dtype), options.num_threads))
     check_logits(runner)
-    if options.determinism == "invariant" and not is_invariant(runner):
-        logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
+    if options.determinism == "invariant":
+        _check_invariance(runner)
     tokenizer = package.tokenizer()
     template = _template(package, tokenizer)
     engine = _engine(package.manifest, runner, tokenizer, options.engine)
     engine.start()
     return Model(package, engine, tokenizer, template, runner.capacity, defaults)
+
+
+def _check_invariance(runner: OrtRunner) -> None:
+    if runner.capacity < NEEDED:
+        logger.warning(
+            "a context of %d tokens is too short to check invariance on this machine: allow %d or more",
+            runner.capacity,
+            NEEDED,
+        )
+    elif not is_invariant(runner):
+        logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
 
 
 def make_runner(package: Package, options: LoadOptions, session: InferenceSession) -> OrtRunner:

@@ -8,6 +8,7 @@ from .core import Logits, Row, Runner
 from .errors import PackageError
 
 LENGTH = 37  # odd, and more than one tile of attention
+NEEDED = LENGTH + 1  # tokens that a slot must hold for `is_invariant`
 IDS = [i % 97 + 1 for i in range(LENGTH)]
 
 
@@ -22,11 +23,15 @@ def check_logits(runner: Runner) -> None:
 
 
 def is_invariant(runner: Runner) -> bool:
-    """Whether a prompt gives the same bits whole, in pieces, and beside other slots. Needs two slots; frees them."""
+    """Whether a prompt gives the same bits whole, in pieces, and beside other slots.
+
+    Needs two slots, of `NEEDED` tokens; frees them.
+    """
     whole = runner.run([Row(0, 0, IDS, 1)]).copy()
     alone = runner.run([Row(0, LENGTH, [1], 1)]).copy()
     in_pieces = _in_pieces(runner)
-    beside = runner.run([Row(0, LENGTH, [1], 1), Row(1, LENGTH, IDS, 1)])[:1]
+    behind = min(LENGTH, runner.capacity - LENGTH)
+    beside = runner.run([Row(0, LENGTH, [1], 1), Row(1, behind, IDS, 1)])[:1]
     same = np.array_equal(whole, in_pieces) and np.array_equal(alone, beside)
     for slot in (0, 1):
         runner.free(slot)

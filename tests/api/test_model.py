@@ -15,6 +15,7 @@ from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions, Output
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.package import Package
+from mistralrs_onnx.runtime.probe import NEEDED
 from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
@@ -180,6 +181,17 @@ def test_a_model_without_template_says_what_to_do(model: Model, tiny_llama, tmp_
     tiny = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "tiny")
     with load(tiny) as loaded, pytest.raises(RequestError, match="no chat template"):
         loaded.encode_chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize("length", [8, NEEDED - 1, NEEDED, 64])
+def test_short_contexts_load_and_say_what_was_not_checked(
+    smollm2: Package, length: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with load(smollm2.path, LoadOptions(EngineOptions(max_model_len=length))) as loaded:
+        assert loaded.context_length == length
+    said = [record.getMessage() for record in caplog.records if "too short" in record.getMessage()]
+    expected = f"a context of {length} tokens is too short to check invariance on this machine: allow {NEEDED} or more"
+    assert said == ([] if length >= NEEDED else [expected])
 
 
 @pytest.mark.parametrize(

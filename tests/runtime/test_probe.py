@@ -1,0 +1,37 @@
+"""The probe stays inside the slots it is given, and notices a runner that gives other bits in company."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from mistralrs_onnx.runtime.core import Logits, Row
+from mistralrs_onnx.runtime.errors import PackageError
+from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant
+
+
+@pytest.mark.parametrize("capacity", [NEEDED, 64, 4096])
+def test_it_fits_into_short_slots(fake, capacity: int) -> None:
+    runner = fake(num_slots=2, capacity=capacity)
+    check_logits(runner)
+    assert is_invariant(runner)
+    assert {slot for slot, _ in runner.freed} == {0, 1}
+
+
+@pytest.mark.parametrize("capacity", [NEEDED, 4096])
+def test_other_bits_in_company_are_noticed(fake, capacity: int) -> None:
+    class Sociable(fake):
+        def run(self, rows: Sequence[Row]) -> Logits:
+            return super().run(rows) * len(rows)
+
+    assert not is_invariant(Sociable(num_slots=2, capacity=capacity))
+
+
+def test_logits_that_are_zero_are_refused(fake) -> None:
+    class Silent(fake):
+        def run(self, rows: Sequence[Row]) -> Logits:
+            return 0 * super().run(rows)
+
+    with pytest.raises(PackageError, match="no sane logits"):
+        check_logits(Silent())
