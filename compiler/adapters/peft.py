@@ -1,0 +1,260 @@
+"""Reads a LoRA adapter from the folder that PEFT saved, and checks all of it against the base before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mistralrs_onnx.compiler.archs.arch import Arch
+from mistralrs_onnx.compiler.checkpoints.safetensors import SafeTensor, Safetensors, read_safetensors
+from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.compiler.naming import Naming, Shape
+from mistralrs_onnx.graphs.contract import Update, Updates
+from mistralrs_onnx.graphs.weights import DENSE
+from mistralrs_onnx.ops.formats import Float32
+
+from .config import CONFIG, AdapterConfig, read_config
+from .modules import HEAD, Module, find_modules, stored_modules
+
+WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+MAX_NAME = 512
+
+_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+_REASONS = {
+    "lora_embedding_": "adapters of embeddings are not supported",
+    "lora_magnitude_vector": "DoRA is not supported",
+    "modules_to_save": "modules_to_save is not supported",
+    ".bias": "biases are not supported",
+    ".base_layer.": "adapters of parameters (target_parameters) and weights of the base are not supported",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """What an adapter may have at most; `num_bytes`: of its matrices in float32."""
+
+    rank: int = 256
+    num_bytes: int = 2 << 30
+    num_tensors: int = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter in the common form.
+
+    `rank`: the largest. `num_bytes`: of all matrices in float32. `generation`: sha256, in hex, of names and bytes:
+    equal for equal adapters, whatever they are called.
+    """
+
+    name: str
+    base_model: str | None
+    updates: Updates
+    rank: int
+    num_bytes: int
+    generation: str
+
+
+class Pair(NamedTuple):
+    """A and B of a module as they lie in the file: (rank, K) and (N, rank)."""
+
+    a: SafeTensor
+    b: SafeTensor
+
+
+def read_adapter(
+    folder: Path,
+    arch: Arch,
+    shapes: Mapping[str, Shape],
+    limits: AdapterLimits = AdapterLimits(),
+    *,
+    name: str | None = None,
+    root: Path | None = None,
+) -> Adapter:
+    """Reads adapter_config.json and adapter_model.safetensors. `shapes`: of the base's weights by canonical name.
+
+    `name`: else that of the folder. `root`: where given, a folder that the files must not lie outside of, whatever
+    links say. Raises CompileError, which names the tensor, for whatever would not compute as it was trained.
+    """
+    if not folder.is_dir():
+        raise CompileError(f"{folder}: no such folder: an adapter is a folder with {CONFIG} and {WEIGHTS}")
+    for each in (CONFIG, WEIGHTS, PICKLE):
+        _confine(folder / each, root)
+    config, path = read_config(_present(folder, CONFIG)), _present(folder, WEIGHTS)
+    with read_safetensors(path) as file:
+        try:
+            updates = _checked_updates(file, config, arch.hf_naming, shapes, limits)
+        except CompileError as error:
+            raise error if str(error).startswith(str(path)) else CompileError(f"{path}: {error}") from error
+    return Adapter(
+        name=name or folder.resolve().name,
+        base_model=config.base_model,
+        updates=updates,
+        rank=max(len(update.a) for update in updates.values()),
+        num_bytes=sum(update.a.nbytes + update.b.nbytes for update in updates.values()),
+        generation=generation_of(updates),
+    )
+
+
+def _checked_updates(
+    file: Safetensors, config: AdapterConfig, naming: Naming, shapes: Mapping[str, Shape], limits: AdapterLimits
+) -> dict[str, Update]:
+    pairs = _pairs(file.tensors, limits)
+    modules = find_modules(pairs, naming, shapes)
+    _check_config(pairs, config, naming, shapes)
+    for module in modules.values():
+        _check_shapes(module, pairs[module.name], config.rank(module.name), limits)
+    return dict(_updates(file, modules.values(), pairs, config))
+
+
+def generation_of(updates: Updates) -> str:
+    digest = hashlib.sha256()
+    for name, (a, b) in sorted(updates.items()):
+        digest.update(f"{name} {a.shape} {b.shape}\n".encode())
+        digest.update(np.ascontiguousarray(a).data)
+        digest.update(np.ascontiguousarray(b).data)
+    return digest.hexdigest()
+
+
+def _confine(path: Path, root: Path | None) -> None:
+    try:
+        is_inside = root is None or path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError) as error:
+        raise CompileError(f"{path} cannot be found: {error}") from error
+    if not is_inside:
+        raise CompileError(f"{path} leads out of {root}: adapters are read from there only")
+
+
+def _present(folder: Path, name: str) -> Path:
+    path = folder / name
+    if path.is_file():
+        return path
+    if name == WEIGHTS and (folder / PICKLE).exists():
+        raise CompileError(
+            f"{folder / PICKLE} is a pickle, which could run code: save it as {WEIGHTS} (PEFT's default)"
+        )
+    raise CompileError(f"{folder} has no file {name}: an adapter is a folder with {CONFIG} and {WEIGHTS}")
+
+
+def _pairs(tensors: Mapping[str, SafeTensor], limits: AdapterLimits) -> dict[str, Pair]:
+    """By module. What is said in the header is checked here, before any data is read."""
+    if not 0 < len(tensors) <= limits.num_tensors:
+        raise CompileError(f"an adapter has 1 to {limits.num_tensors} tensors, got {len(tensors)}")
+    num_bytes = sum(4 * tensor.nbytes // max(1, _itemsize(tensor)) for tensor in tensors.values())
+    if num_bytes > limits.num_bytes:
+        raise CompileError(f"the adapter takes {num_bytes} bytes in float32, at most {limits.num_bytes} are allowed")
+    parts: dict[str, dict[str, SafeTensor]] = {}
+    adapters: dict[str | None, str] = {}
+    for name, tensor in tensors.items():
+        module, part, adapter = _parse_key(name)
+        adapters.setdefault(adapter, name)
+        other = parts.setdefault(module, {}).setdefault(part, tensor)
+        if other is not tensor:
+            raise CompileError(f"tensors {other.name} and {name} are the same: which is not clear")
+    if len(adapters) > 1:
+        raise CompileError(f"tensors {' and '.join(list(adapters.values())[:2])} are of different adapters")
+    return {module: _pair(module, found) for module, found in parts.items()}
+
+
+def _itemsize(tensor: SafeTensor) -> int:
+    if tensor.dtype not in DENSE:
+        raise CompileError(
+            f"tensor {tensor.name} has type {tensor.dtype}, supported here: {', '.join(DENSE)}: save it as one of them"
+        )
+    return DENSE[tensor.dtype].itemsize
+
+
+def _parse_key(name: str) -> tuple[str, str, str | None]:
+    if len(name) > MAX_NAME:
+        raise CompileError(f"names of tensors have at most {MAX_NAME} letters, got {len(name)}: {name[:80]}...")
+    reason = next((why for part, why in _REASONS.items() if part in name), None)
+    if reason is not None:
+        raise CompileError(f"tensor {name}: {reason}")
+    match = _KEY.fullmatch(name)
+    if match is None:
+        raise CompileError(f"tensor {name} is not of LoRA: names end in .lora_A.weight or .lora_B.weight")
+    return match["module"], match["part"], match["adapter"]
+
+
+def _pair(module: str, parts: Mapping[str, SafeTensor]) -> Pair:
+    if len(parts) < 2:
+        there = next(iter(parts.values())).name
+        missing = "B" if "A" in parts else "A"
+        raise CompileError(f"tensor {there} has no lora_{missing} beside it: the file is incomplete")
+    return Pair(parts["A"], parts["B"])
+
+
+def _check_config(
+    pairs: Mapping[str, Pair], config: AdapterConfig, naming: Naming, shapes: Mapping[str, Shape]
+) -> None:
+    """What the config says is adapted must be there, and nothing else.
+
+    Experts are exempt unless one like them is there: newer models keep them as parameters, which `all-linear` and
+    endings such as `gate` do not mean.
+    """
+    for module, pair in pairs.items():
+        if not config.adapts(module):
+            raise CompileError(f"tensor {pair.a.name} is of a module that target_modules of {CONFIG} does not name")
+    kinds = {_kind(module) for module in pairs}
+    for module, names in stored_modules(naming, shapes).items():
+        is_optional = _is_sparse(names[0], shapes) and _kind(module) not in kinds
+        if module in pairs or is_optional or (f"{module}.weight" == HEAD and HEAD not in shapes):
+            continue
+        if not set(names) & pairs.keys() and config.target_modules is not None and config.adapts(module):
+            raise CompileError(
+                f"tensor base_model.model.{module}.lora_A.weight is missing, and target_modules of {CONFIG} names its"
+                " module: the file is incomplete"
+            )
+
+
+def _kind(module: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", module)
+
+
+def _is_sparse(name: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a layer is part of a mixture of experts."""
+    block = re.sub(r"\.mlp\..*", ".mlp", name)
+    return block != name and f"{block}.gate.weight" in shapes
+
+
+def _check_shapes(module: Module, pair: Pair, rank: int, limits: AdapterLimits) -> None:
+    if rank > limits.rank:
+        raise CompileError(f"tensor {pair.a.name} has rank {rank}, at most {limits.rank} is allowed")
+    num_rows, num_columns = module.shape
+    for tensor, wanted in ((pair.a, (rank, num_columns)), (pair.b, (num_rows, rank))):
+        if tensor.shape != wanted:
+            raise CompileError(
+                f"tensor {tensor.name} has shape {tensor.shape}, needed is {wanted} for rank {rank} and the base's"
+                f" {num_columns} inputs and {num_rows} outputs: the adapter is of another base or config"
+            )
+
+
+def _updates(
+    file: Safetensors, modules: Iterable[Module], pairs: Mapping[str, Pair], config: AdapterConfig
+) -> Iterable[tuple[str, Update]]:
+    for module in modules:
+        pair, scale = pairs[module.name], np.float32(config.scale(module.name))
+        a, b = _read(file, pair.a), _read(file, pair.b)
+        with np.errstate(over="ignore"):
+            b = b * scale
+        _check_finite(b, pair.b.name, f" once it is multiplied by the scale {scale:g}")
+        for member in module.members:
+            yield member.name, Update(a, np.ascontiguousarray(b[member.rows]))
+
+
+def _read(file: Safetensors, tensor: SafeTensor) -> Float32:
+    stored = file.read(tensor, 0, tensor.nbytes).view(DENSE[tensor.dtype])
+    values: Float32 = stored.astype(np.float32).reshape(tensor.shape)
+    _check_finite(values, tensor.name, "")
+    return values
+
+
+def _check_finite(values: Float32, name: str, when: str) -> None:
+    is_bad = ~np.isfinite(values)
+    if is_bad.any():
+        raise CompileError(f"tensor {name} holds {values[is_bad][0]}{when}: the adapter is damaged")
