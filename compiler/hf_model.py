@@ -50,18 +50,21 @@ def find_architecture(config: Config, override: str | None) -> Arch:
 
 
 def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Newer configs gather what concerns positions in `rope_parameters`, some by type of layer."""
-    found = values.get("rope_parameters")
-    if not isinstance(found, dict):
-        return {}
-    whole, local = found.get("full_attention"), found.get("sliding_attention")
-    if not isinstance(whole, dict):
+    """Newer configs gather what concerns positions in `rope_parameters`, some by type of layer.
+
+    Raises CompileError where they or one of these are no object.
+    """
+    key = "rope_parameters"
+    found = Config(values).part(key).values
+    members = Config({f"{key}.{kind}": value for kind, value in found.items()})
+    whole, local = (members.part(f"{key}.{kind}").values for kind in ("full_attention", "sliding_attention"))
+    if not whole:
         return _older(found)
-    theirs = local.get("rope_theta") if isinstance(local, dict) else None
+    theirs = local.get("rope_theta")
     return _older(whole) | ({} if theirs is None else {"rope_local_base_freq": theirs})
 
 
-def _older(parameters: dict[str, Any]) -> dict[str, Any]:
+def _older(parameters: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: parameters[key] for key in ("rope_theta", "partial_rotary_factor") if key in parameters}
     return kept | ({} if parameters.get("rope_type", "default") == "default" else {"rope_scaling": parameters})
 

@@ -88,6 +88,14 @@ LAYERS = "config key layer_types must be a list of 3 strings"
         ("llama", {"num_key_value_heads": 3}, "4 heads cannot share 3 key and value heads"),
         ("llama", {"rms_norm_eps": -1}, "config key rms_norm_eps must be a positive number, got -1"),
         ("llama", {"hidden_act": "relu"}, "hidden_act 'relu' is not supported, known: silu, .*the nearest is"),
+        ("llama", {"rope_parameters": "linear"}, "config key rope_parameters must be an object, got 'linear'"),
+        ("gemma3", {"rope_parameters": []}, r"config key rope_parameters must be an object, got \[\]"),
+        ("gemma3", {"rope_parameters": {"full_attention": 1e6}}, r"rope_parameters\.full_attention must be an object"),
+        (
+            "gemma3",
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": True}},
+            r"config key rope_parameters\.sliding_attention must be an object, got True",
+        ),
         ("llama", {"rope_parameters": {"rope_type": "ntk"}}, "RoPE scaling 'ntk' is not supported: known are default"),
         (
             "llama",
