@@ -129,7 +129,7 @@ def _read(source: Source, number: int) -> Part:
     with source.map(MAX_HEADER) as header:
         cursor = Cursor(header, size)
         version, num_tensors, num_keys = _preamble(cursor)
-        metadata = Metadata(read_pairs(cursor, num_keys))
+        metadata = Metadata(read_pairs(cursor, num_keys), source.path)
         records = [_record(cursor, i) for i in range(num_tensors)]
     alignment = _alignment(metadata)
     start = -(-cursor.position // alignment) * alignment

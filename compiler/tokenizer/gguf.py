@@ -86,7 +86,7 @@ def _rebuilt(metadata: Metadata, vocabulary: Vocabulary, affixes: Affixes, pre: 
 def _scores(metadata: Metadata) -> list[float]:
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, np.ndarray) or scores.dtype.kind not in "iuf":
-        raise CompileError("metadata key tokenizer.ggml.scores must be an array of numbers, one a token")
+        raise metadata.error("metadata key tokenizer.ggml.scores must be an array of numbers, one a token")
     return [float(score) for score in scores.tolist()]
 
 
@@ -99,7 +99,7 @@ def _model(metadata: Metadata) -> str:
 
 def _profile(metadata: Metadata, pre: str | None) -> Profile:
     if pre is None and "tokenizer.ggml.pre" not in metadata:
-        raise CompileError(
+        raise metadata.error(
             "the file lacks metadata key tokenizer.ggml.pre, the name of the pre-tokenizer: say it with --pre"
         )
     return find_profile(pre or metadata.string("tokenizer.ggml.pre"))

@@ -118,8 +118,9 @@ def test_metadata_is_read_by_type(opened: Callable[[bytes], GGUF], small: bytes)
 def test_metadata_of_another_type_is_named(
     opened: Callable[[bytes], GGUF], small: bytes, read: Callable[[Any], object], message: str
 ) -> None:
-    with opened(small) as file, pytest.raises(CompileError, match=message):
+    with opened(small) as file, pytest.raises(CompileError, match=message) as refused:
         read(file.metadata)
+    assert str(refused.value).startswith(f"{file.path}: ")
 
 
 def test_block_layouts_are_those_of_the_reference() -> None:
