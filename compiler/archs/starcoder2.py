@@ -32,5 +32,7 @@ STARCODER2 = Arch(
     hf_naming=Naming(HF_TENSORS),
     gguf_naming=Naming(GGUF_TENSORS),
     gguf_config={"norm_epsilon": "attention.layer_norm_epsilon"},
+    # What the models were trained with. Converters do not write it and llama.cpp has no window here: behind it, our
+    # answers are those of transformers, and not llama.cpp's.
     gguf_defaults={"sliding_window": 4096},
 )
