@@ -64,7 +64,7 @@ DTYPE = _option(
     type=click.Choice(list(DTYPES)),
     default="auto",
     show_default=True,
-    help="Of dense weights; auto: as they are.",
+    help="Of dense weights; auto: as they are, on CPUs.",
 )
 PRE = _option("--pre", metavar="NAME", help="How text is cut into words, before what the file says.")
 GQA = _option("-g", "--gqa", type=click.IntRange(1), default=1, show_default=True, help="Heads that share a key head.")

@@ -6,12 +6,16 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from golden import read_golden
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tiny_models import write_folder
 
 from mistralrs_onnx.compiler.checkpoints.safetensors import read_safetensors
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
 from mistralrs_onnx.compiler.dense import Converted, DenseAs, SafeMatrix, cast_rows, read_vector
 from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.runtime.package import open_package
 
 NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -111,3 +115,14 @@ def test_only_dense_matrices_are_converted() -> None:
     weights = DenseAs(Named(), "BF16")
     assert [weights.matrix(name).format for name in ("dense", "packed")] == ["BF16", "Q4_0"]
     assert ("dense" in weights, "absent" in weights, weights.vector("v").dtype) == (True, False, np.float32)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("auto", "BF16"), ("f32", "F32"), ("f16", "F16"), ("bf16", "BF16")])
+def test_auto_keeps_the_types_of_the_checkpoint(dtype: str, expected: str, tmp_path: Path) -> None:
+    model = read_golden()["llama"].model
+    folder = write_folder(model, tmp_path / "model")
+    narrow = {name: values.astype(ml_dtypes.bfloat16) for name, values in model.weights().items()}
+    save_file(narrow, folder / "model.safetensors")
+    package = open_package(compile_folder(folder, tmp_path / "package", CompileOptions(dtype=dtype)))
+    matrices = [record for record in package.manifest.tensors.values() if len(record.shape) == 2]
+    assert {record.type for record in matrices} == {expected}
