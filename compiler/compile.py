@@ -28,6 +28,7 @@ from mistralrs_onnx.graphs.emit import Drawing, Emit
 from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
+from .adapters.merge import MERGE_DTYPES, Merged, ToMerge, read_updates
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from .dense import DenseAs
 from .errors import CompileError
@@ -50,6 +51,8 @@ class CompileOptions:
 
     `dtype`: of dense weights, f32, f16 or bf16; auto keeps them as the checkpoint has them, which the CPU computes in
     float32 all the same. `isq`: what to quantize to. `reading`: what the user says of the checkpoint.
+    `adapters`: merged into the weights before they are quantized. `merge_dtype`: f32, f16 or bf16, of what they change;
+    None keeps its type.
     """
 
     accuracy: str = "int8"
@@ -57,12 +60,16 @@ class CompileOptions:
     dtype: str = "auto"
     isq: Isq = field(default_factory=Isq)
     reading: Reading = field(default_factory=Reading)
+    adapters: tuple[ToMerge, ...] = ()
+    merge_dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.accuracy not in ("int8", "float32"):
             raise CompileError(f"accuracy must be int8 or float32, got {self.accuracy!r}")
         if self.dtype not in DTYPES:
             raise CompileError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.merge_dtype is not None and self.merge_dtype not in MERGE_DTYPES:
+            raise CompileError(f"merge dtype must be one of {', '.join(MERGE_DTYPES)}, got {self.merge_dtype!r}")
 
 
 def compile_gguf(
@@ -111,6 +118,9 @@ def plan(checkpoint: Checkpoint, options: CompileOptions) -> tuple[Decoder, Weig
     checkpoint.weights.check(spec.shapes())
     dtype = DTYPES[options.dtype]
     weights: Weights = checkpoint.weights if dtype is None else DenseAs(checkpoint.weights, dtype)
+    if options.adapters:
+        updates = read_updates(options.adapters, checkpoint.arch, spec.shapes())
+        weights = Merged(weights, updates, MERGE_DTYPES.get(options.merge_dtype or ""), exact=checkpoint.weights)
     if options.isq == Isq():
         return spec, weights
     choices = make_plan(options.isq, weights, spec.shapes())
