@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -20,11 +21,13 @@ from mistralrs_onnx.graphs.contract import (
     WEIGHTS,
     FileRecord,
     KVDtype,
+    LoraGroup,
     Manifest,
     TensorRecord,
 )
 from mistralrs_onnx.graphs.decoder import Decoder, decoder
-from mistralrs_onnx.graphs.emit import Drawing, Emit
+from mistralrs_onnx.graphs.emit import Adapting, Drawing, Emit
+from mistralrs_onnx.graphs.lora import Recorded, Routed
 from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 COMPILER = f"mistralrs-onnx {version('mistralrs-onnx')}"
 ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
+LORA_ENGINES: dict[KVDtype, str] = {"float32": "engine-lora.onnx", "float16": "engine-lora-kv-float16.onnx"}
 DTYPES = {"auto": None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
@@ -141,11 +145,12 @@ def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report
     report(Progress("draw", 0, 0))
     records = tensor_records(spec, weights)
     drawing = _drawing(records, options)
-    for name, model in draw(spec, weights, file, drawing).items():
+    drawn = draw(spec, weights, file, drawing)
+    for name, model in drawn.models.items():
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
     report(Progress("hash", 0, 0))
-    manifest = _manifest(checkpoint, spec, ids, options, drawing, records, file_records(folder))
+    manifest = _manifest(checkpoint, spec, ids, options, drawing, records, drawn.lora, file_records(folder))
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -178,6 +183,7 @@ def _manifest(
     options: CompileOptions,
     drawing: Drawing,
     records: Mapping[str, TensorRecord],
+    lora: tuple[LoraGroup, ...],
     files: Mapping[str, FileRecord],
 ) -> Manifest:
     return Manifest(
@@ -191,6 +197,8 @@ def _manifest(
         grouped_decode=spec.grouped_decode,
         kv=spec.kv,
         engines=ENGINES,
+        lora_engines=LORA_ENGINES,
+        lora=lora,
         accuracy=options.accuracy,
         row_multiple=drawing.row_multiple,
         invariant=_invariance(spec, options.accuracy),
@@ -221,24 +229,44 @@ def _invariance(spec: Decoder, accuracy: str) -> str:
     return "yes"
 
 
-def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> dict[str, ir.Model]:
-    """All graphs of a package, by file name, over one weight file."""
-    models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing)}
+class Drawn(NamedTuple):
+    """All graphs of a package, by file name, and the linears that adapters can adapt."""
+
+    models: Mapping[str, ir.Model]
+    lora: tuple[LoraGroup, ...]
+
+
+def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> Drawn:
+    """All graphs over one weight file."""
+    recorded = Recorded()
+    models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing, recorded)}
+    even = replace(drawing, row_multiple=2)  # experts' adapters want two rows, whatever their weights do
     for dtype, name in ENGINES.items():
         models[name] = _draw_engine(spec, weights, file, drawing, dtype)
-    return models
+        models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, even, dtype, recorded.groups)
+    return Drawn(models, recorded.groups)
 
 
-def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> ir.Model:
+def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, adapting: Adapting) -> ir.Model:
     emit = Emit("model", weights, file, drawing)
     cache = DenseCache(emit, spec.kv, spec.context_length)
+    emit.adapting = adapting
     cache.finish(decoder(emit, spec, cache), spec.vocab_size)
     return emit.finish()
 
 
-def _draw_engine(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, dtype: KVDtype) -> ir.Model:
+def _draw_engine(
+    spec: Decoder,
+    weights: Weights,
+    file: WeightFile,
+    drawing: Drawing,
+    dtype: KVDtype,
+    lora: tuple[LoraGroup, ...] | None = None,
+) -> ir.Model:
+    """`lora`: the linears that adapters of the graph may adapt; None draws a graph that takes none."""
     emit = Emit("engine", weights, file, drawing)
     cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN, grouped=spec.grouped_decode)
+    emit.adapting = None if lora is None else Routed(emit, lora)
     cache.finish(decoder(emit, spec, cache), spec.vocab_size)
     return emit.finish()
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SCHEMA = 1  # of the manifest; a runtime reads its own and no other
+SCHEMA = 2  # of the manifest; a runtime reads its own and no other
 
 MANIFEST = "manifest.json"
 PORTABLE_GRAPH = "model.onnx"
@@ -44,6 +44,16 @@ ROPE_INDEX = "rope_index"  # int64 (T,): row of the rotary table for each packed
 UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in the C * S chunk rows and the D decode rows
 LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
 LOGITS = "logits"  # float32 (R, vocab) in the serving graph, (B, S, vocab) in the portable one
+
+# Graphs that take adapters run each adapter of a step as a lane: G lanes of M rows, their padding included, of which P
+# are tokens. Each group of linears has an a and a b for each lane; `lora_inputs` names them.
+LORA_USED = "lora_used"  # bool (groups,): whether any lane adapts the group
+LORA_TOKENS = "lora_tokens"  # int64 (G, M): packed index of each lane's rows, any for padding
+LORA_PLACES = "lora_places"  # int64 (P,): those of the G * M rows that are tokens
+LORA_ROWS = "lora_rows"  # int64 (P, 1): their packed index
+LORA_LANE = "lora_lane"  # int64 (T,): lane of each packed token, -1 for none; where there are adapted experts
+LORA_BLOCK = 16  # ranks are filled up with zeros to a multiple of this
+MIN_LANE_ROWS = 2  # a row alone would be summed in another order
 
 ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
 POSITION_IDS = "position_ids"  # int64 (B, S), portable graph
@@ -81,6 +91,21 @@ Updates = Mapping[str, Update]  # by canonical name of the linear, such as model
 
 
 @dataclass(frozen=True, slots=True)
+class LoraGroup:
+    """Linears that read the same input and can be adapted, by canonical name; `is_expert`: which reads some tokens."""
+
+    linears: tuple[str, ...]
+    in_features: int
+    out_features: tuple[int, ...]
+    is_expert: bool = False
+
+
+def lora_inputs(group: LoraGroup) -> list[str]:
+    """Names of a (G, linears · blocks, K, 16), and of b (G, blocks · 16, N) for each linear; all float32."""
+    return [f"{'+'.join(group.linears)}.lora_A", *(f"{linear}.lora_B" for linear in group.linears)]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRecord:
     """What became of one tensor of the checkpoint."""
 
@@ -110,6 +135,8 @@ class Manifest:
     grouped_decode: bool  # the serving graph has a window for slots that decode; else they are chunks of one token
     kv: KVGeometry
     engines: Mapping[KVDtype, str]  # serving graph file of each KV cache type
+    lora_engines: Mapping[KVDtype, str]  # the same, taking adapters
+    lora: tuple[LoraGroup, ...]  # what adapters can adapt
     accuracy: str  # "int8" or "float32": what activations become inside quantized matmuls
     row_multiple: int  # T and R are padded to a multiple of this for batch invariance
     invariant: str  # "yes", or "no, because ..."
@@ -135,6 +162,7 @@ class Manifest:
                 **raw
                 | {
                     "kv": KVGeometry(**raw["kv"]),
+                    "lora": tuple(_lora_group(each) for each in raw["lora"]),
                     "eos_token_ids": tuple(raw["eos_token_ids"]),
                     "tensors": {k: TensorRecord(v["type"], tuple(v["shape"])) for k, v in raw["tensors"].items()},
                     "files": {k: FileRecord(**v) for k, v in raw["files"].items()},
@@ -142,3 +170,7 @@ class Manifest:
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not a manifest: {error!r}") from error
+
+
+def _lora_group(raw: Mapping[str, Any]) -> LoraGroup:
+    return LoraGroup(tuple(raw["linears"]), raw["in_features"], tuple(raw["out_features"]), raw["is_expert"])

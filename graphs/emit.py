@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,7 @@ from .weights import DENSE, Field, Matrix, Split, Stacked, WeightFile, Weights
 
 IR_VERSION = 10  # with opset 21: the newest that all hosts accept
 
-Attribute = int | float | str | Sequence[int] | ir.Graph | ir.Attr
+Attribute = int | float | str | Sequence[int] | ir.Graph | ir.Attr | ir.TensorProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,21 @@ class Drawing:
         return FLOAT_ACTIVATIONS if self.float_activations else INT8_ACTIVATIONS
 
 
+class Adapting(Protocol):
+    """What is done to linears besides their weights."""
+
+    def adapt(self, emit: Emit, linears: tuple[str, ...], x: ir.Value, y: ir.Value) -> ir.Value:
+        """What becomes of `y`, which linears of these canonical names made of `x`."""
+
+
 class Emit:
-    """Draws one graph. Weights go to the shared file; small constants stay in the graph."""
+    """Draws one graph. Weights go to the shared file; small constants stay in the graph.
+
+    `tokens`: which of the packed tokens the rows of activations are, int64 (rows,); None for all of them.
+    """
+
+    adapting: Adapting | None = None
+    tokens: ir.Value | None = None
 
     def __init__(self, name: str, weights: Weights, file: WeightFile, drawing: Drawing) -> None:
         opsets = {"": OPSET, CONTRIB_DOMAIN: 1, DOMAIN: 1}
@@ -64,7 +77,14 @@ class Emit:
         yield
         self._scope.pop()
 
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+    @contextmanager
+    def of(self, tokens: ir.Value) -> Iterator[None]:
+        """Activations inside are those of these tokens only."""
+        outer, self.tokens = self.tokens, tokens
+        yield
+        self.tokens = outer
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Value:
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         self.graph.inputs.append(value)
         return value
@@ -90,8 +110,16 @@ class Emit:
 
     def when(self, condition: ir.Value, then: Callable[[], ir.Value], otherwise: ir.Value) -> ir.Value:
         """What `then` draws, run only where the condition holds, and else `otherwise`. Both are float32."""
-        other = self._branch(lambda: self.op("Identity", otherwise))
-        return self.op("If", condition, then_branch=self._branch(then), else_branch=other)
+        other = self._branch(lambda: [self.op("Identity", otherwise)])
+        return self.op("If", condition, then_branch=self._branch(lambda: [then()]), else_branch=other)
+
+    def if_any(
+        self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Sequence[NDArray[np.generic]]
+    ) -> Sequence[ir.Value]:
+        """What `then` draws, run only where the condition holds, and else constants of the same types."""
+        dtypes = [ir.DataType.from_numpy(value.dtype) for value in otherwise]
+        other = self._branch(lambda: [self.op("Constant", value=ir.tensor(value)) for value in otherwise], dtypes)
+        return self.ops("If", len(dtypes), condition, then_branch=self._branch(then, dtypes), else_branch=other)
 
     def call(
         self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: float
@@ -131,7 +159,12 @@ class Emit:
             parts = [self._linear(x, self.path(name), matrix) for name, matrix in zip(names, matrices, strict=True)]
             product = self.op("Concat", *parts, axis=-1)
         bias = self._biases(names, matrices)
-        return product if bias is None else self.op("Add", product, bias)
+        y = product if bias is None else self.op("Add", product, bias)
+        return y if self.adapting is None else self.adapting.adapt(self, tuple(map(self.path, names)), x, y)
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """(N, K) of the matrix of this canonical name."""
+        return self._weights.matrix(f"{name}.weight").shape
 
     def embed(self, ids: ir.Value, name: str) -> ir.Value:
         """The rows of a matrix, float32 (..., K)."""
@@ -153,12 +186,15 @@ class Emit:
             del self.graph.opset_imports[DOMAIN]
         return model
 
-    def _branch(self, draw: Callable[[], ir.Value]) -> ir.Graph:
+    def _branch(
+        self, draw: Callable[[], Sequence[ir.Value]], dtypes: Sequence[ir.DataType] = (ir.DataType.FLOAT,)
+    ) -> ir.Graph:
         branch = ir.Graph([], [], nodes=[], name=self._unique("branch"))
         with self._inside(branch):
-            result = draw()
-        result.type = ir.TensorType(ir.DataType.FLOAT)
-        branch.outputs.append(result)
+            results = draw()
+        for result, dtype in zip(results, dtypes, strict=True):
+            result.type = ir.TensorType(dtype)
+            branch.outputs.append(result)
         return branch
 
     def _spread(

@@ -118,15 +118,17 @@ def _visits(emit: Emit, spec: MoE, x: ir.Value, groups: Groups) -> ir.Value:
 
 def _visit(emit: Emit, spec: Gated | ClampedGated, x: ir.Value, tokens: ir.Value) -> ir.Value:
     if emit.drawing.row_multiple == 1:
-        return _expert(emit, spec, emit.op("Gather", x, tokens))
+        return _expert(emit, spec, x, tokens)
     count, start = emit.op("Shape", tokens), emit.ints(0)
     odd = emit.op("Mod", count, emit.ints(2))
     even = emit.op("Concat", tokens, emit.op("Slice", tokens, start, odd), axis=0)  # an odd count repeats its first
-    return emit.op("Slice", _expert(emit, spec, emit.op("Gather", x, even)), start, count)
+    return emit.op("Slice", _expert(emit, spec, x, even), start, count)
 
 
-def _expert(emit: Emit, spec: Gated | ClampedGated, x: ir.Value) -> ir.Value:
-    return gated(emit, spec, x) if isinstance(spec, Gated) else clamped_gated(emit, spec, x)
+def _expert(emit: Emit, spec: Gated | ClampedGated, x: ir.Value, tokens: ir.Value) -> ir.Value:
+    rows = emit.op("Gather", x, tokens)
+    with emit.of(tokens):
+        return gated(emit, spec, rows) if isinstance(spec, Gated) else clamped_gated(emit, spec, rows)
 
 
 def clamped_gated(emit: Emit, spec: ClampedGated, x: ir.Value) -> ir.Value:

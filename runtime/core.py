@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .adapters import Adapter
+
 Logits = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -16,7 +18,8 @@ class Row(NamedTuple):
     """What one slot does in a step: `token_ids` are written at positions `start`, `start + 1`, ...
 
     Logits come back for the last `num_logits` of them (0 in the middle of a prompt, more than 1 to verify a draft).
-    `is_long`: the slot's positions are those of long sequences, in models that have two sets of them.
+    `is_long`: the slot's positions are those of long sequences, in models that have two sets of them. `adapter`: what
+    changes the model for this row.
     """
 
     slot: int
@@ -24,6 +27,7 @@ class Row(NamedTuple):
     token_ids: Sequence[int]
     num_logits: int
     is_long: bool = False
+    adapter: Adapter | None = None
 
 
 class Runner(Protocol):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
+from .adapters import Adapter
 from .answers import Answer, Output, Sink
 from .core import FinishReason, Logits, Runner
 from .detokenizer import Vocabulary
@@ -110,6 +111,7 @@ class Engine:
         params: SamplingParams,
         sink: Sink,
         cache_scope: tuple[str, ...] = (),
+        adapter: Adapter | None = None,
     ) -> Request:
         """`sink` gets outputs until one has a finish reason. Raises RequestError 400, 429 or 503."""
         prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
@@ -118,7 +120,7 @@ class Engine:
         seed = secrets.randbits(64) if params.seed is None else params.seed
         with self._wake:
             self._check_accepts()
-            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long)
+            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long, adapter)
             request.submitted_at = time.perf_counter()
             self._next_id += 1
             self._live[request.id] = Answer(request, sink, self._vocabulary, self._eos_token_ids)
@@ -133,10 +135,12 @@ class Engine:
                 self._cancelled.append(request)
                 self._wake.notify()
 
-    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]:
+    def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, adapter: Adapter | None = None
+    ) -> Iterator[Output]:
         """Outputs as they come, for programs without asyncio; closing the iterator cancels. Raises RequestError."""
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        request = self.submit(prompt_ids, params, outputs.put)
+        request = self.submit(prompt_ids, params, outputs.put, adapter=adapter)
         try:
             while True:
                 output = outputs.get()

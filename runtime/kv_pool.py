@@ -32,7 +32,7 @@ class KVPool:
         self.capacity = _page_multiple(capacity, row)
         shape = (2 * num_layers, num_slots, num_heads, self.capacity, head_size)
         size = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-        self._map = _reserve(size)
+        self._map = reserve(size)
         self.arrays: NDArray[np.generic] = np.frombuffer(self._map, dtype).reshape(shape)
         self._row_bytes = row
 
@@ -63,7 +63,8 @@ def _page_multiple(capacity: int, row_bytes: int) -> int:
     return -(-capacity // int(step)) * int(step)
 
 
-def _reserve(size: int) -> mmap.mmap:
+def reserve(size: int) -> mmap.mmap:
+    """Addresses for so many bytes; on Linux each page takes memory when it is first written, and is zero until then."""
     if not _LAZY:
         return mmap.mmap(-1, size)
     reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)

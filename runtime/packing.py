@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from mistralrs_onnx.graphs import contract
 
+from .adapters import Adapter
 from .core import Row
 
 Feeds = dict[str, NDArray[np.integer]]
 Integers = NDArray[np.int64]
 
 
-Decoding = tuple[tuple[int, bool], ...]  # slots in the order of rows, and which of two rotary tables each uses
+# Slots in the order of rows, which of two rotary tables each uses, and its adapter.
+Decoding = tuple[tuple[int, bool, Adapter | None], ...]
 
 
 class Step(NamedTuple):
@@ -88,7 +90,7 @@ def decoding(rows: Sequence[Row]) -> Decoding | None:
     """None unless the step is nothing but single tokens whose logits are wanted."""
     if any(len(row.token_ids) != 1 or row.num_logits != 1 for row in rows):
         return None
-    return tuple((row.slot, row.is_long) for row in rows)
+    return tuple((row.slot, row.is_long, row.adapter) for row in rows)
 
 
 def decode_again(step: Step, rows: Sequence[Row]) -> Step:

@@ -21,7 +21,7 @@ class Slot:
 
     index: int
     history: Tokens = field(default_factory=lambda: NOTHING)
-    key: CacheKey = ((), False)
+    key: CacheKey = ((), False, "")
     request: Request | None = None
     last_use: int = 0
     num_rows: int = 0  # tokens of memory that it takes, in whole blocks

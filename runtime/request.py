@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .adapters import Adapter
 from .core import FinishReason
 from .sampling import SamplingParams
 
 Tokens = NDArray[np.int64]
-CacheKey = tuple[tuple[str, ...], bool]
+CacheKey = tuple[tuple[str, ...], bool, str]
 
 
 class Usage(NamedTuple):
@@ -35,6 +36,7 @@ class Request:
     seed: int
     cache_scope: tuple[str, ...] = ()
     is_long: bool = False  # its positions are those of long sequences
+    adapter: Adapter | None = None
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
@@ -52,7 +54,7 @@ class Request:
     @property
     def cache_key(self) -> CacheKey:
         """Requests share prefixes only with those of the same key."""
-        return self.cache_scope, self.is_long
+        return self.cache_scope, self.is_long, "" if self.adapter is None else self.adapter.generation
 
     @property
     def num_prompt(self) -> int:

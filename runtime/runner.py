@@ -14,6 +14,7 @@ from mistralrs_onnx.graphs.contract import LARGEST_GROUP, KVDtype, Manifest
 
 from .core import Logits, Row
 from .kv_pool import KVPool
+from .lanes import Feeds, Lanes, Window, passes
 from .packing import Layout, Step, decode_again, decoding, pack
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class OrtRunner:
     """A `Runner` over one session and one pool of slots.
 
     `max_chunk`: the most tokens that a row of a step may have. `determinism`: with "invariant", logits are the same
-    bits whatever else is in the step and however a prompt is cut; "fast" keeps only the former.
+    bits whatever else is in the step and however a prompt is cut; "fast" keeps only the former. `lanes`: for a session
+    that takes adapters.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class OrtRunner:
         max_chunk: int,
         kv_dtype: KVDtype = "float32",
         determinism: Determinism = "invariant",
+        lanes: Lanes | None = None,
     ) -> None:
         kv, dtype = manifest.kv, np.dtype(kv_dtype)
         # Behind the last token, a padded chunk must fit, and so must the copies that a decode writes.
@@ -63,13 +66,28 @@ class OrtRunner:
             self._bind_input(name, value)
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
         self._bound: Step | None = None
+        self._lanes = lanes
+        self._bound_lanes: Window | None = None
+        self._lane_feeds: Feeds = {}
 
     def run(self, rows: Sequence[Row]) -> Logits:
+        parts = [] if self._lanes is None else passes(rows)
+        if len(parts) < 2:
+            return self._run(rows)
+        first = np.cumsum([0, *(row.num_logits for row in rows)])
+        logits = np.empty((first[-1], self.vocab_size), np.float32)
+        for part in parts:
+            wanted = np.concatenate([np.arange(first[i], first[i + 1]) for i in part])
+            logits[wanted] = self._run([rows[i] for i in part])
+        return logits
+
+    def _run(self, rows: Sequence[Row]) -> Logits:
         step = self._again(rows) or pack(rows, self._layout)
         assert step.longest <= self.capacity, f"slot of {self.capacity} tokens asked to hold {step.longest}"
         assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
         if self._bound is None or step.feeds is not self._bound.feeds:
             self._bind(step)
+            self._bind_lanes(rows, step)
         self._session.run_with_iobinding(self._binding)
         return self._logits[: step.num_logits]
 
@@ -94,6 +112,18 @@ class OrtRunner:
             self._bind_input(name, value)
         logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))
         self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+
+    def _bind_lanes(self, rows: Sequence[Row], step: Step) -> None:
+        if self._lanes is None:
+            return
+        window, feeds = self._lanes.place(rows, len(step.feeds[contract.INPUT_IDS]))
+        for name, value in feeds.items():
+            self._bind_input(name, value)
+        self._lane_feeds = feeds  # bound memory must live
+        if window != self._bound_lanes:
+            self._bound_lanes = window
+            for name, value in self._lanes.arrays(window):
+                self._bind_input(name, value)
 
     def _bind_input(self, name: str, value: NDArray[np.generic]) -> None:
         self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
