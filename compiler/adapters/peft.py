@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.ops.formats import Float32
 
 from .config import CONFIG, AdapterConfig, read_config
-from .modules import HEAD, Module, find_modules, stored_modules
+from .modules import EMBEDDING, HEAD, Module, find_modules, stored_modules
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 MAX_NAME = 512
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+# PEFT saves these beside adapters of the head.
+_TABLE = re.compile(r"(?:base_model\.model\.)?(?P<name>lm_head|model\.embed_tokens)(?:\.base_layer)?\.weight")
 _REASONS = {
     "lora_embedding_": "adapters of embeddings are not supported",
     "lora_magnitude_vector": "DoRA is not supported",
@@ -104,7 +109,7 @@ def read_adapter(
 def _checked_updates(
     file: Safetensors, config: AdapterConfig, naming: Naming, shapes: Mapping[str, Shape], limits: AdapterLimits
 ) -> dict[str, Update]:
-    pairs = _pairs(file.tensors, limits)
+    pairs = _pairs(_without_tables(file.tensors, shapes), limits)
     modules = find_modules(pairs, naming, shapes)
     _check_config(pairs, config, naming, shapes)
     for module in modules.values():
@@ -139,6 +144,21 @@ def _present(folder: Path, name: str) -> Path:
             f"{folder / PICKLE} is a pickle, which could run code: save it as {WEIGHTS} (PEFT's default)"
         )
     raise CompileError(f"{folder} has no file {name}: an adapter is a folder with {CONFIG} and {WEIGHTS}")
+
+
+def _without_tables(tensors: Mapping[str, SafeTensor], shapes: Mapping[str, Shape]) -> dict[str, SafeTensor]:
+    """All but copies of the base's tables, which PEFT saves to be sure."""
+    kept = {}
+    for name, tensor in tensors.items():
+        table = _TABLE.fullmatch(name[:MAX_NAME])
+        if table is None:
+            kept[name] = tensor
+            continue
+        wanted = shapes.get(f"{table['name']}.weight", shapes.get(EMBEDDING))
+        if tensor.shape != wanted:
+            raise CompileError(f"tensor {name} has shape {tensor.shape}, the base's table has {wanted}: it is another")
+        logger.warning("tensor %s is taken for a copy of the base's, and not used", name)
+    return kept
 
 
 def _pairs(tensors: Mapping[str, SafeTensor], limits: AdapterLimits) -> dict[str, Pair]:

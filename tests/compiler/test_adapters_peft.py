@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import struct
@@ -14,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from golden import read_golden
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from tiny_adapters import PREFIX, drawn, linears, write_adapter, write_files
 
 from mistralrs_onnx.compiler.adapters.modules import find_modules, stored_modules
@@ -193,6 +194,20 @@ def test_an_untied_head_is_adapted_and_a_tied_one_refused(tmp_path: Path) -> Non
     tied = {name: shape for name, shape in SHAPES.items() if name != "lm_head.weight"}
     with pytest.raises(CompileError, match="lm_head is tied to the embedding table"):
         read_adapter(folder, LLAMA, tied)
+
+
+@pytest.mark.parametrize("name", ["lm_head.base_layer.weight", "lm_head.weight", "model.embed_tokens.weight"])
+def test_copies_of_tables_are_left_aside(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = read(write_adapter(tmp_path / "plain", PROJECTIONS))
+    folder = write_adapter(tmp_path / "copied", PROJECTIONS)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {PREFIX + name: np.ones((20, 8), np.float32)}, folder / "adapter_model.safetensors")
+    with caplog.at_level(logging.WARNING):
+        assert read(folder, limits=AdapterLimits(num_bytes=plain.num_bytes)).generation == plain.generation
+    assert f"{PREFIX}{name} is taken for a copy" in caplog.text
+    save_file(tensors | {PREFIX + name: np.ones((21, 8), np.float32)}, folder / "adapter_model.safetensors")
+    with pytest.raises(CompileError, match=rf"{name} has shape \(21, 8\), the base's table has \(20, 8\)"):
+        read(folder)
 
 
 Tensors = dict[str, np.ndarray]
