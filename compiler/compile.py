@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from mistralrs_onnx.graphs.contract import (
     MANIFEST,
     PORTABLE_GRAPH,
     ROPE_MARGIN,
+    ROW_MULTIPLE,
     WEIGHTS,
     FileRecord,
     KVDtype,
@@ -28,6 +29,7 @@ from mistralrs_onnx.graphs.contract import (
 from mistralrs_onnx.graphs.decoder import Decoder, decoder
 from mistralrs_onnx.graphs.emit import Adapting, Drawing, Emit
 from mistralrs_onnx.graphs.lora import Recorded, Routed
+from mistralrs_onnx.graphs.moe import MoE
 from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
@@ -240,10 +242,9 @@ def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) ->
     """All graphs over one weight file."""
     recorded = Recorded()
     models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing, recorded)}
-    even = replace(drawing, row_multiple=2)  # experts' adapters want two rows, whatever their weights do
     for dtype, name in ENGINES.items():
         models[name] = _draw_engine(spec, weights, file, drawing, dtype)
-        models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, even, dtype, recorded.groups)
+        models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, drawing, dtype, recorded.groups)
     return Drawn(models, recorded.groups)
 
 
@@ -266,6 +267,8 @@ def _draw_engine(
     """`lora`: the linears that adapters of the graph may adapt; None draws a graph that takes none."""
     emit = Emit("engine", weights, file, drawing)
     cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN, grouped=spec.grouped_decode)
+    if any(isinstance(layer.mlp, MoE) for layer in spec.layers):
+        emit.row_multiple = emit.input(ROW_MULTIPLE, ir.DataType.INT64, [1])
     emit.adapting = None if lora is None else Routed(emit, lora)
     cache.finish(decoder(emit, spec, cache), spec.vocab_size)
     return emit.finish()

@@ -40,6 +40,7 @@ DECODE_INDEX = "decode_index"  # int64 (D,): packed index of each slot's token
 DECODE_HELD = "decode_held"  # int32 (D,): tokens of the slot before the step
 DECODE_ACTIVE = "decode_active"  # int32 (D,): 1, or 0 for an idle slot
 DECODE_EVEN = "decode_even"  # int32 scalar: 1 keeps attention's rows even, for batch invariance; 0 does not
+ROW_MULTIPLE = "row_multiple"  # int64 (1,): experts see a multiple of so many rows; where there are experts
 ROPE_INDEX = "rope_index"  # int64 (T,): row of the rotary table for each packed token, where attention does not turn
 UNPAD_INDEX = "unpad_index"  # int64 (T,): each packed token's place in the C * S chunk rows and the D decode rows
 LOGIT_INDEX = "logit_index"  # int64 (R,): packed positions whose logits are wanted
@@ -138,7 +139,7 @@ class Manifest:
     lora_engines: Mapping[KVDtype, str]  # the same, taking adapters
     lora: tuple[LoraGroup, ...]  # what adapters can adapt
     accuracy: str  # "int8" or "float32": what activations become inside quantized matmuls
-    row_multiple: int  # T and R are padded to a multiple of this for batch invariance
+    row_multiple: int  # T and R are padded to a multiple of this, or of 2, for batch invariance; machines differ
     invariant: str  # "yes", or "no, because ..."
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]

@@ -30,7 +30,7 @@ Attribute = int | float | str | Sequence[int] | ir.Graph | ir.Attr | ir.TensorPr
 class Drawing:
     """How a graph is drawn: int8 or float activations, and functions kept or expanded to stock operators.
 
-    `row_multiple`: where a graph itself decides how many rows kernels see, a multiple of this.
+    `row_multiple`: where a graph itself decides how many rows kernels see, a multiple of this, unless an input says it.
     """
 
     float_activations: bool = False
@@ -53,6 +53,7 @@ class Emit:
     """Draws one graph. Weights go to the shared file; small constants stay in the graph.
 
     `tokens`: which of the packed tokens the rows of activations are, int64 (rows,); None for all of them.
+    `row_multiple`: of rows that experts see, int64 (1,); None for any number.
     """
 
     adapting: Adapting | None = None
@@ -69,6 +70,7 @@ class Emit:
         self._scope: list[str] = []
         self._names: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self.row_multiple = None if drawing.row_multiple == 1 else self.ints(drawing.row_multiple)
 
     @contextmanager
     def at(self, name: str) -> Iterator[None]:

@@ -117,10 +117,10 @@ def _visits(emit: Emit, spec: MoE, x: ir.Value, groups: Groups) -> ir.Value:
 
 
 def _visit(emit: Emit, spec: Gated | ClampedGated, x: ir.Value, tokens: ir.Value) -> ir.Value:
-    if emit.drawing.row_multiple == 1:
+    if emit.row_multiple is None:
         return _expert(emit, spec, x, tokens)
     count, start = emit.op("Shape", tokens), emit.ints(0)
-    odd = emit.op("Mod", count, emit.ints(2))
+    odd = emit.op("Mod", count, emit.row_multiple)
     even = emit.op("Concat", tokens, emit.op("Slice", tokens, start, odd), axis=0)  # an odd count repeats its first
     return emit.op("Slice", _expert(emit, spec, x, even), start, count)
 

@@ -28,7 +28,7 @@ class Packed(NamedTuple):
         return self.a.nbytes + sum(b.nbytes for b in self.bs)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """`generation`: names its contents, so that two of one name are told apart. `blocks`: of its rank, 16 each.
 

@@ -41,7 +41,7 @@ class Lanes:
         self._groups = groups
         self._num_lanes = num_lanes
         self._pools: dict[int, _Pool] = {}
-        self._has_experts = any(group.is_expert for group in groups)
+        self.has_experts = any(group.is_expert for group in groups)
 
     def place(self, rows: Sequence[Row], num_tokens: int) -> tuple[Window, Feeds]:
         """Brings the adapters of a step into lanes. `num_tokens`: that are packed, their padding included."""
@@ -55,7 +55,7 @@ class Lanes:
             used[list(adapter.groups)] = True
         by_row = [-1 if row.adapter is None else lanes[row.adapter] - start for row in rows]
         feeds = _routes(rows, by_row, window.stop - start) | {contract.LORA_USED: used}
-        if self._has_experts:
+        if self.has_experts:
             feeds[contract.LORA_LANE] = _lane_of_tokens(rows, by_row, num_tokens)
         return window, feeds
 

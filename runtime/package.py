@@ -22,9 +22,9 @@ class Package:
     path: Path
     manifest: Manifest
 
-    def engine(self, kv_dtype: KVDtype) -> Path:
+    def engine(self, kv_dtype: KVDtype, *, takes_adapters: bool = False) -> Path:
         """Raises PackageError for a KV type that was not compiled."""
-        engines = self.manifest.engines
+        engines = self.manifest.lora_engines if takes_adapters else self.manifest.engines
         if kv_dtype not in engines:
             raise PackageError(f"{self.path} has no serving graph for {kv_dtype} keys and values, only {list(engines)}")
         return self.path / engines[kv_dtype]
@@ -42,7 +42,7 @@ def open_package(path: Path, *, verify: bool = False) -> Package:
     manifest = _manifest(path)
     for name, record in manifest.files.items():
         _check(path, name, record, verify=verify)
-    missing = {TOKENIZER, *manifest.engines.values()} - set(manifest.files)
+    missing = {TOKENIZER, *manifest.engines.values(), *manifest.lora_engines.values()} - set(manifest.files)
     if missing:
         raise PackageError(f"{path / MANIFEST} does not list {', '.join(sorted(missing))}: {CHECK}")
     return Package(path, manifest)

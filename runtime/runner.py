@@ -56,19 +56,32 @@ class OrtRunner:
         self._chunks = _Window(contract.cache_names(kv.num_layers))
         self._decodes = _Window(contract.cache_names(kv.num_layers, contract.DECODE_PREFIX))
         self.rope_switch = manifest.rope_switch
-        self._layout = Layout(manifest.row_multiple, manifest.grouped_decode, manifest.rope_rows)
-        self._constants: dict[str, NDArray[np.generic]] = {
-            contract.TOTAL_SEQUENCE_LENGTH: np.array(min(self._pool.capacity, manifest.rope_rows), np.int32),
-        }
+        self._layout = Layout(1, manifest.grouped_decode, manifest.rope_rows)
+        self._has_experts = contract.ROW_MULTIPLE in {value.name for value in session.get_inputs()}
+        self._constants: dict[str, NDArray[np.generic]] = {}  # bound memory must live
+        longest = min(self._pool.capacity, manifest.rope_rows)
+        self._bind_constant(contract.TOTAL_SEQUENCE_LENGTH, np.array(longest, np.int32))
         if manifest.grouped_decode:
-            self._constants[contract.DECODE_EVEN] = np.array(determinism == "invariant", np.int32)
-        for name, value in self._constants.items():
-            self._bind_input(name, value)
+            self._bind_constant(contract.DECODE_EVEN, np.array(determinism == "invariant", np.int32))
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
         self._bound: Step | None = None
         self._lanes = lanes
         self._bound_lanes: Window | None = None
         self._lane_feeds: Feeds = {}
+        self.row_multiple = manifest.row_multiple
+
+    @property
+    def row_multiple(self) -> int:
+        """Kernels see a multiple of so many rows: 2 where a row alone has other bits than in company."""
+        return self._layout.multiple
+
+    @row_multiple.setter
+    def row_multiple(self, multiple: int) -> None:
+        self._layout = self._layout._replace(multiple=multiple)
+        self._bound = None
+        if self._has_experts:
+            adapts_experts = self._lanes is not None and self._lanes.has_experts
+            self._bind_constant(contract.ROW_MULTIPLE, np.array([2 if adapts_experts else multiple], np.int64))
 
     def run(self, rows: Sequence[Row]) -> Logits:
         parts = [] if self._lanes is None else passes(rows)
@@ -124,6 +137,10 @@ class OrtRunner:
             self._bound_lanes = window
             for name, value in self._lanes.arrays(window):
                 self._bind_input(name, value)
+
+    def _bind_constant(self, name: str, value: NDArray[np.generic]) -> None:
+        self._constants[name] = value
+        self._bind_input(name, value)
 
     def _bind_input(self, name: str, value: NDArray[np.generic]) -> None:
         self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
