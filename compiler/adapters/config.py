@@ -14,12 +14,12 @@ from mistralrs_onnx.compiler.checkpoints.strict_json import parse_object
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.tokenizer.json_files import read_file
 
+from .files import CONFIG
 from .patterns import checked, key_of
 
 logger = logging.getLogger(__name__)
 Value = TypeVar("Value")
 
-CONFIG = "adapter_config.json"
 MAX_CONFIG = 4 << 20  # bytes; patterns may name every module
 LARGEST_ALPHA = 1e6
 ALL_LINEAR = "all-linear"

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from mistralrs_onnx.graphs.contract import Update, Updates
 from mistralrs_onnx.graphs.weights import DENSE, Matrix, Weights
 from mistralrs_onnx.ops.formats import Bytes, Float32
 
+from .files import AdapterFiles
 from .modules import HEAD
-from .peft import read_adapter
+from .peft import read_files
 
 logger = logging.getLogger(__name__)
 
@@ -37,19 +37,19 @@ MADE = {
 
 @dataclass(frozen=True, slots=True)
 class ToMerge:
-    """An adapter's folder, as PEFT lays it out, and what all of its updates are multiplied by."""
+    """An adapter, and what all of its updates are multiplied by."""
 
-    folder: Path
+    adapter: AdapterFiles
     weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.weight):
-            raise CompileError(f"the weight of adapter {self.folder.name} must be a finite number, got {self.weight}")
+            raise CompileError(f"the weight of adapter {self.adapter.name} must be a finite number, got {self.weight}")
 
 
 def read_updates(adapters: Iterable[ToMerge], arch: Arch, shapes: Mapping[str, Shape]) -> tuple[Updates, ...]:
-    """The updates of each adapter, its weight included. Raises CompileError as `read_adapter` does."""
-    return tuple(weighted(read_adapter(each.folder, arch, shapes).updates, each.weight) for each in adapters)
+    """The updates of each adapter, its weight included. Raises CompileError as `read_files` does."""
+    return tuple(weighted(read_files(each.adapter, arch, shapes).updates, each.weight) for each in adapters)
 
 
 def weighted(updates: Updates, weight: float) -> Updates:

@@ -20,12 +20,12 @@ from mistralrs_onnx.graphs.contract import Update, Updates
 from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.ops.formats import Float32
 
-from .config import CONFIG, AdapterConfig, read_config
+from .config import AdapterConfig, read_config
+from .files import CONFIG, AdapterFiles, confine, in_folder
 from .modules import EMBEDDING, HEAD, Module, find_modules, stored_modules
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 MAX_NAME = 512
 
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<part>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
@@ -86,18 +86,29 @@ def read_adapter(
     `name`: else that of the folder. `root`: where given, a folder that the files must not lie outside of, whatever
     links say. Raises CompileError, which names the tensor, for whatever would not compute as it was trained.
     """
-    if not folder.is_dir():
-        raise CompileError(f"{folder}: no such folder: an adapter is a folder with {CONFIG} and {WEIGHTS}")
-    for each in (CONFIG, WEIGHTS, PICKLE):
-        _confine(folder / each, root)
-    config, path = read_config(_present(folder, CONFIG)), _present(folder, WEIGHTS)
+    confine(folder, root)
+    return read_files(in_folder(folder, name), arch, shapes, limits, root=root)
+
+
+def read_files(
+    files: AdapterFiles,
+    arch: Arch,
+    shapes: Mapping[str, Shape],
+    limits: AdapterLimits = AdapterLimits(),
+    *,
+    root: Path | None = None,
+) -> Adapter:
+    """As `read_adapter`, from files that lie anywhere."""
+    for each in (files.config, files.weights):
+        confine(each, root)
+    config, path = read_config(files.config), files.weights
     with read_safetensors(path) as file:
         try:
             updates = _checked_updates(file, config, arch.hf_naming, shapes, limits)
         except CompileError as error:
             raise error if str(error).startswith(str(path)) else CompileError(f"{path}: {error}") from error
     return Adapter(
-        name=name or folder.resolve().name,
+        name=files.name,
         base_model=config.base_model,
         updates=updates,
         rank=max(len(update.a) for update in updates.values()),
@@ -124,26 +135,6 @@ def generation_of(updates: Updates) -> str:
         digest.update(np.ascontiguousarray(a).data)
         digest.update(np.ascontiguousarray(b).data)
     return digest.hexdigest()
-
-
-def _confine(path: Path, root: Path | None) -> None:
-    try:
-        is_inside = root is None or path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:
-        raise CompileError(f"{path} cannot be found: {error}") from error
-    if not is_inside:
-        raise CompileError(f"{path} leads out of {root}: adapters are read from there only")
-
-
-def _present(folder: Path, name: str) -> Path:
-    path = folder / name
-    if path.is_file():
-        return path
-    if name == WEIGHTS and (folder / PICKLE).exists():
-        raise CompileError(
-            f"{folder / PICKLE} is a pickle, which could run code: save it as {WEIGHTS} (PEFT's default)"
-        )
-    raise CompileError(f"{folder} has no file {name}: an adapter is a folder with {CONFIG} and {WEIGHTS}")
 
 
 def _without_tables(tensors: Mapping[str, SafeTensor], shapes: Mapping[str, Shape]) -> dict[str, SafeTensor]:

@@ -12,6 +12,7 @@ from golden import read_golden
 from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 
+from mistralrs_onnx.compiler.adapters.files import AdapterFiles, in_folder
 from mistralrs_onnx.compiler.adapters.merge import MADE, MERGE_DTYPES, Merged, ToMerge, weighted
 from mistralrs_onnx.compiler.checkpoint import Reading, open_folder
 from mistralrs_onnx.compiler.compile import CompileOptions, plan
@@ -177,7 +178,7 @@ def test_updates_that_do_not_fit_are_refused() -> None:
     with pytest.raises(CompileError, match="F16 cannot hold"):
         Merged(held("F16"), [weighted(FIRST, 1e6)]).matrix(f"{NAME}.weight").rows(0, N)
     with pytest.raises(CompileError, match="the weight of adapter x must be a finite number, got nan"):
-        ToMerge(Path("x"), math.nan)
+        ToMerge(AdapterFiles("x", Path(), Path()), math.nan)
 
 
 def test_options_say_which_merge_dtypes_there_are() -> None:
@@ -199,9 +200,9 @@ def adapter(tmp_path: Path) -> Path:
 
 def test_dry_runs_and_isq_see_merged_weights(model: Path, adapter: Path) -> None:
     adapted, other = "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"
-    plain = CompileOptions(dtype="f16", adapters=(ToMerge(adapter),))
-    dense = CompileOptions(dtype="f16", adapters=(ToMerge(adapter),), merge_dtype="f32")
-    quantized = CompileOptions(adapters=(ToMerge(adapter),), isq=Isq("Q8_0"))
+    plain = CompileOptions(dtype="f16", adapters=(ToMerge(in_folder(adapter)),))
+    dense = CompileOptions(dtype="f16", adapters=(ToMerge(in_folder(adapter)),), merge_dtype="f32")
+    quantized = CompileOptions(adapters=(ToMerge(in_folder(adapter)),), isq=Isq("Q8_0"))
     for options, kinds in ((plain, ("F16", "F16")), (dense, ("F32", "F16")), (quantized, ("Q8_0", "Q8_0"))):
         with open_folder(model, Reading()) as checkpoint:
             tensors = {each.name: each for each in dry_run(checkpoint, options, 1 << 40).tensors}
@@ -216,8 +217,8 @@ def test_sums_are_rounded_once(model: Path, adapter: Path) -> None:
     """Weights that were rounded to bfloat16 before would be off by more than half a unit in the last place."""
     name = "model.layers.0.mlp.up_proj.weight"
     with open_folder(model, Reading()) as checkpoint:
-        _, exact = plan(checkpoint, CompileOptions(adapters=(ToMerge(adapter),)))
-        _, rounded = plan(checkpoint, CompileOptions(adapters=(ToMerge(adapter),), dtype="bf16"))
+        _, exact = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),)))
+        _, rounded = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),), dtype="bf16"))
         once = floats(exact.matrix(name).rows(0, 96), "F32").astype(DENSE["BF16"])
         np.testing.assert_array_equal(floats(rounded.matrix(name).rows(0, 96), "BF16"), once.astype(np.float32))
 
@@ -228,4 +229,4 @@ def test_adapters_of_another_base_are_refused(model: Path, tmp_path: Path) -> No
         open_folder(model, Reading()) as checkpoint,
         pytest.raises(CompileError, match=r"q_proj\.lora_A\.weight has shape \(4, 48\), needed is \(4, 64\)"),
     ):
-        plan(checkpoint, CompileOptions(adapters=(ToMerge(adapter),)))
+        plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),)))

@@ -15,6 +15,7 @@ from tiny_adapters import drawn, linears, write_adapter
 from tiny_gguf import write_gguf
 from tiny_models import IDS, TOLERANCE, Described, write_folder
 
+from mistralrs_onnx.compiler.adapters.files import in_folder
 from mistralrs_onnx.compiler.adapters.merge import ToMerge
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf
 from mistralrs_onnx.compiler.errors import CompileError
@@ -122,7 +123,7 @@ def test_one_adapter(name: str, kind: str, tmp_path: Path) -> None:
     base = answer(load(folder))
     model = attach(load(folder), KINDS[kind], "default", seed=1)
     model.save_pretrained(tmp_path / "adapter")
-    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(tmp_path / "adapter")]))
+    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(tmp_path / "adapter"))]))
     check(portable_logits(package), answer(model), base)
 
 
@@ -132,7 +133,7 @@ def test_experts_as_parameters_are_refused_by_name(tmp_path: Path) -> None:
     model = attach(load(folder), KINDS["all but some"], "default", seed=1)
     model.save_pretrained(tmp_path / "adapter")
     with pytest.raises(CompileError, match=r"adapter_config\.json: target_parameters is not supported"):
-        compile_folder(folder, tmp_path / "package", options_of([ToMerge(tmp_path / "adapter")]))
+        compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(tmp_path / "adapter"))]))
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3-4k"])
@@ -142,7 +143,7 @@ def test_the_head_is_adapted_where_it_is_not_tied(name: str, tmp_path: Path) -> 
     base = answer(load(folder))
     model = attach(load(folder), kind, "default", seed=1)
     model.save_pretrained(tmp_path / "adapter")
-    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(tmp_path / "adapter")]))
+    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(tmp_path / "adapter"))]))
     check(portable_logits(package), answer(model), base)
 
 
@@ -170,7 +171,7 @@ def test_several_adapters_with_weights(name: str, tmp_path: Path) -> None:
         if isinstance(module, LoraLayer):
             for each, weight in WEIGHTS.items():
                 module.scaling[each] *= weight
-    chosen = [ToMerge(tmp_path / each, weight) for each, weight in WEIGHTS.items()]
+    chosen = [ToMerge(in_folder(tmp_path / each), weight) for each, weight in WEIGHTS.items()]
     package = compile_folder(folder, tmp_path / "package", options_of(chosen))
     check(portable_logits(package), answer(model), base)
 
@@ -187,7 +188,7 @@ def test_peft_reads_what_the_helper_of_other_tests_writes(name: str, tmp_path: P
     base = answer(load(folder))
     expected = answer(PeftModel.from_pretrained(load(folder), adapter).eval())
     check(expected, answer(load(multiplied_out(model, adapter, tmp_path / "dense"))), base)
-    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(adapter)]))
+    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(adapter))]))
     check(portable_logits(package), expected, base)
 
 
@@ -221,7 +222,7 @@ def test_parts_of_mixtures(part: Callable[[Mapping[str, Any]], dict[str, Any]], 
     model = read_golden()["mixtral"].model
     folder = write_folder(model, tmp_path / "model")
     adapter = write_adapter(tmp_path / "adapter", part(linears(model.shapes)))
-    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(adapter)]))
+    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(adapter))]))
     dense = load(multiplied_out(model, adapter, tmp_path / "dense"))
     check(portable_logits(package), answer(dense), answer(load(folder)))
 
@@ -233,6 +234,6 @@ def test_the_same_adapter_in_gguf_gives_the_same_logits(name: str, tmp_path: Pat
     folder = write_folder(model, tmp_path / "model")
     file = write_gguf(model, tmp_path / "tiny.gguf")
     adapter = write_adapter(tmp_path / "adapter", linears(model.shapes))
-    package = compile_gguf(file, tmp_path / "package", options_of([ToMerge(adapter)]))
+    package = compile_gguf(file, tmp_path / "package", options_of([ToMerge(in_folder(adapter))]))
     dense = load(multiplied_out(model, adapter, tmp_path / "dense"))
     check(portable_logits(package), answer(dense), answer(load(folder)))
