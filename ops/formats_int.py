@@ -17,13 +17,13 @@ from .formats_block import (
     PlaneSpec,
     Widened,
     blocks_of,
-    extremes,
     file_rows,
     octets,
     pack,
     reciprocal,
     wide,
 )
+from .kquants_search import fit_symmetric
 
 NAME = re.compile(r"int([48])-(16|32|64|128|256)(-zp)?(-f32)?")
 PATTERN = "int{4,8}-{16,32,64,128,256}[-zp][-f32]"
@@ -56,10 +56,11 @@ class Integers(Format):
         return Widened(octets(planes["q"]), wide(planes["d"]), zero=zero)
 
     def quantize(self, weights: Float32) -> Bytes:
-        """The nearest level on the scale as it is stored; the extreme of a block has level 0."""
+        """The nearest levels on the scale that fits a block best, as it is stored."""
         if self.zero_points:
             raise ValueError(f"{self.name} is only read: name a format without zero points, such as int{self.bits}-128")
         blocks = weights.reshape(len(weights), -1, self.block_size)
-        d = (extremes(blocks) / np.float32(-self.zero)).astype(self.scale_type)
+        best = fit_symmetric(np.ascontiguousarray(blocks.reshape(-1, self.block_size).T), self.zero)
+        d = best.reshape(*blocks.shape[:-1], 1).astype(self.scale_type)
         levels = np.rint(blocks * reciprocal(wide(d))) + np.float32(self.zero)
         return file_rows(d, pack(np.clip(levels, 0, 2 * self.zero - 1).astype(np.uint8), self.bits))
