@@ -33,7 +33,6 @@ REFUSED = {
     "use_dora": "DoRA scales the norms of merged weights",
     "lora_bias": "biases beside B are not supported",
     "modules_to_save": "it replaces whole modules of the base",
-    "target_parameters": "it adapts parameters that are no linear layers",
     "trainable_token_indices": "it changes rows of the embedding table",
     "alora_invocation_tokens": "it switches itself on in the middle of a sequence",
     "layer_replication": "it repeats layers of the base",
@@ -50,7 +49,7 @@ READ = frozenset(
     {
         *("r", "lora_alpha", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern", "use_rslora"),
         *("layers_to_transform", "layers_pattern", "base_model_name_or_path", "peft_type", "task_type", "bias"),
-        "init_lora_weights",
+        *("init_lora_weights", "target_parameters"),
     }
 )
 # How it was trained or is run elsewhere; fan_in_fan_out says how the base stores W, and A and B never differ for it.
@@ -68,12 +67,14 @@ class AdapterConfig:
     """Names of modules are those of the Hugging Face model that was trained.
 
     `target_modules`: names or their endings, or one regular expression, or all-linear; None where the config does not
-    say. Patterns map regular expressions to ranks and alphas that differ from `r` and `lora_alpha`.
+    say. `target_parameters`: names or endings of parameters, such as mlp.experts.down_proj or gate.weight. Patterns
+    map regular expressions to ranks and alphas that differ from `r` and `lora_alpha`.
     """
 
     r: int
     lora_alpha: float
     target_modules: tuple[str, ...] | str | None = None
+    target_parameters: tuple[str, ...] = ()
     exclude_modules: tuple[str, ...] | str = ()
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -88,12 +89,15 @@ class AdapterConfig:
             return False
         targets = self.target_modules
         if targets is None:
-            return True
+            return not self.target_parameters
         if isinstance(targets, str):
             if targets.lower() == ALL_LINEAR:
                 return module != LM_HEAD
             return checked(targets, "target_modules").fullmatch(module) is not None
         return module in targets or (_ends(module, targets) and self._is_in_layers(module))
+
+    def adapts_parameter(self, name: str) -> bool:
+        return name in self.target_parameters or _ends(name, self.target_parameters)
 
     def rank(self, module: str) -> int:
         key = key_of(self.rank_pattern, module, "rank_pattern")
@@ -142,6 +146,7 @@ def parse_config(values: Mapping[str, Any]) -> AdapterConfig:
         r=_whole(values.get("r"), "r"),
         lora_alpha=_alpha(values.get("lora_alpha"), "lora_alpha"),
         target_modules=None if values.get("target_modules") is None else _names(values, "target_modules"),
+        target_parameters=_list(_names(values, "target_parameters")),
         exclude_modules=_names(values, "exclude_modules"),
         rank_pattern=_pattern(values, "rank_pattern", _whole),
         alpha_pattern=_pattern(values, "alpha_pattern", _alpha),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import accumulate
 from typing import NamedTuple
-
-import numpy as np
 
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.naming import Naming, Shape, places
@@ -18,19 +17,24 @@ MAX_COMPARED = 5000  # names, to find the nearest
 
 
 class Member(NamedTuple):
-    """A canonical linear layer, without `.weight`, and its rows of the module that it is or is a part of."""
+    """A canonical linear layer, without `.weight`: its rows of the module that it is or is a part of, its expert."""
 
     name: str
     rows: slice
+    expert: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A linear layer as the adapter saw it, of shape (N, K) = `shape`; fused ones have several members."""
+    """A linear layer as the adapter saw it, of shape (N, K) = `shape`; fused ones have several members.
+
+    `num_experts`: layers of that shape that are one parameter.
+    """
 
     name: str
     shape: tuple[int, int]
     members: tuple[Member, ...]
+    num_experts: int = 1
 
 
 def find_modules(names: Iterable[str], naming: Naming, shapes: Mapping[str, Shape]) -> dict[str, Module]:
@@ -49,15 +53,16 @@ def _module(name: str, weights: tuple[str, ...], is_interleaved: bool, shapes: M
     for weight in weights or (f"{name}.weight",):
         _check(name, weight, shapes)
     counts = [shapes[weight][0] for weight in weights]
-    ends = np.cumsum(counts).tolist()
-    members = tuple(
-        Member(
-            weight.removesuffix(".weight"),
-            slice(i, None, len(weights)) if is_interleaved else slice(ends[i] - counts[i], ends[i]),
-        )
-        for i, weight in enumerate(weights)
-    )
-    return Module(name, (ends[-1], shapes[weights[0]][1]), members)
+    rows = row_slices(counts, is_interleaved=is_interleaved)
+    members = tuple(Member(weight.removesuffix(".weight"), rows[i]) for i, weight in enumerate(weights))
+    return Module(name, (sum(counts), shapes[weights[0]][1]), members)
+
+
+def row_slices(counts: Sequence[int], *, is_interleaved: bool) -> list[slice]:
+    """Rows of each of several matrices that lie on top of each other, or row by row in turn."""
+    if is_interleaved:
+        return [slice(i, None, len(counts)) for i in range(len(counts))]
+    return [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
 
 
 def _check(name: str, weight: str, shapes: Mapping[str, Shape]) -> None:

@@ -21,6 +21,7 @@ from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.ops.formats import Float32
 
 from .config import AdapterConfig, read_config
+from .experts import expert_parameters, parameter_of
 from .files import CONFIG, AdapterFiles, confine, in_folder
 from .modules import EMBEDDING, HEAD, Module, find_modules, stored_modules
 
@@ -36,7 +37,6 @@ _REASONS = {
     "lora_magnitude_vector": "DoRA is not supported",
     "modules_to_save": "modules_to_save is not supported",
     ".bias": "biases are not supported",
-    ".base_layer.": "adapters of parameters (target_parameters) and weights of the base are not supported",
 }
 
 
@@ -120,12 +120,26 @@ def read_files(
 def _checked_updates(
     file: Safetensors, config: AdapterConfig, naming: Naming, shapes: Mapping[str, Shape], limits: AdapterLimits
 ) -> dict[str, Update]:
-    pairs = _pairs(_without_tables(file.tensors, shapes), limits)
-    modules = find_modules(pairs, naming, shapes)
-    _check_config(pairs, config, naming, shapes)
+    parameters = expert_parameters(naming, shapes)
+    pairs = _of_parameters(_pairs(_without_tables(file.tensors, shapes), limits), parameters)
+    modules = find_modules([name for name in pairs if name not in parameters], naming, shapes)
+    modules |= {name: parameters[name] for name in pairs if name in parameters}
+    _check_config(pairs, config, naming, shapes, parameters)
     for module in modules.values():
-        _check_shapes(module, pairs[module.name], config.rank(module.name), limits)
-    return dict(_updates(file, modules.values(), pairs, config))
+        _check_shapes(module, pairs[module.name], config.rank(_known_as(module.name, config)), limits)
+    return _updates(file, modules.values(), pairs, config)
+
+
+def _of_parameters(pairs: Mapping[str, Pair], parameters: Mapping[str, Module]) -> dict[str, Pair]:
+    """Under the names of parameters, where modules are containers of experts."""
+    found: dict[str, Pair] = {}
+    for module, pair in pairs.items():
+        shape = (pair.b.shape or (0,))[0], (pair.a.shape or (0,))[-1]
+        name = parameter_of(module, shape, parameters)
+        if name in found:
+            raise CompileError(f"tensors {found[name].a.name} and {pair.a.name} are both of {name}: which is not clear")
+        found[name] = pair
+    return found
 
 
 def generation_of(updates: Updates) -> str:
@@ -200,8 +214,17 @@ def _pair(module: str, parts: Mapping[str, SafeTensor]) -> Pair:
     return Pair(parts["A"], parts["B"])
 
 
+def _known_as(module: str, config: AdapterConfig) -> str:
+    """The name that patterns of ranks are for: that of the parameter, where it is targeted and not its module."""
+    return f"{module}.weight" if config.adapts_parameter(f"{module}.weight") else module
+
+
 def _check_config(
-    pairs: Mapping[str, Pair], config: AdapterConfig, naming: Naming, shapes: Mapping[str, Shape]
+    pairs: Mapping[str, Pair],
+    config: AdapterConfig,
+    naming: Naming,
+    shapes: Mapping[str, Shape],
+    parameters: Mapping[str, Module],
 ) -> None:
     """What the config says is adapted must be there, and nothing else.
 
@@ -209,18 +232,33 @@ def _check_config(
     endings such as `gate` do not mean.
     """
     for module, pair in pairs.items():
-        if not config.adapts(module):
-            raise CompileError(f"tensor {pair.a.name} is of a module that target_modules of {CONFIG} does not name")
+        if not (config.adapts_parameter(module) if module in parameters else _adapts(module, config)):
+            raise CompileError(f"tensor {pair.a.name} is of a module that {CONFIG} does not name as a target")
     kinds = {_kind(module) for module in pairs}
     for module, names in stored_modules(naming, shapes).items():
         is_optional = _is_sparse(names[0], shapes) and _kind(module) not in kinds
         if module in pairs or is_optional or (f"{module}.weight" == HEAD and HEAD not in shapes):
             continue
-        if not set(names) & pairs.keys() and config.target_modules is not None and config.adapts(module):
-            raise CompileError(
-                f"tensor base_model.model.{module}.lora_A.weight is missing, and target_modules of {CONFIG} names its"
-                " module: the file is incomplete"
-            )
+        if not set(names) & pairs.keys() and _says_targets(config) and _adapts(module, config):
+            raise _missing(module)
+    for name in parameters.keys() - pairs.keys():
+        if config.adapts_parameter(name):
+            raise _missing(name)
+
+
+def _adapts(module: str, config: AdapterConfig) -> bool:
+    return config.adapts(module) or config.adapts_parameter(f"{module}.weight")
+
+
+def _says_targets(config: AdapterConfig) -> bool:
+    return config.target_modules is not None or bool(config.target_parameters)
+
+
+def _missing(name: str) -> CompileError:
+    return CompileError(
+        f"tensor base_model.model.{name}.lora_A.weight is missing, and {CONFIG} names it as a target: the file is"
+        " incomplete"
+    )
 
 
 def _kind(module: str) -> str:
@@ -237,7 +275,8 @@ def _check_shapes(module: Module, pair: Pair, rank: int, limits: AdapterLimits) 
     if rank > limits.rank:
         raise CompileError(f"tensor {pair.a.name} has rank {rank}, at most {limits.rank} is allowed")
     num_rows, num_columns = module.shape
-    for tensor, wanted in ((pair.a, (rank, num_columns)), (pair.b, (num_rows, rank))):
+    width = rank * module.num_experts
+    for tensor, wanted in ((pair.a, (width, num_columns)), (pair.b, (num_rows, width))):
         if tensor.shape != wanted:
             raise CompileError(
                 f"tensor {tensor.name} has shape {tensor.shape}, needed is {wanted} for rank {rank} and the base's"
@@ -247,15 +286,20 @@ def _check_shapes(module: Module, pair: Pair, rank: int, limits: AdapterLimits) 
 
 def _updates(
     file: Safetensors, modules: Iterable[Module], pairs: Mapping[str, Pair], config: AdapterConfig
-) -> Iterable[tuple[str, Update]]:
+) -> dict[str, Update]:
+    updates: dict[str, Update] = {}
     for module in modules:
-        pair, scale = pairs[module.name], np.float32(config.scale(module.name))
+        pair, scale = pairs[module.name], np.float32(config.scale(_known_as(module.name, config)))
         a, b = _read(file, pair.a), _read(file, pair.b)
         with np.errstate(over="ignore"):
             b = b * scale
         _check_finite(b, pair.b.name, f" once it is multiplied by the scale {scale:g}")
-        for member in module.members:
-            yield member.name, Update(a, np.ascontiguousarray(b[member.rows]))
+        of_experts = a.reshape(module.num_experts, -1, a.shape[1]), b.reshape(len(b), -1, module.num_experts)
+        for name, rows, expert in module.members:
+            if name in updates:
+                raise CompileError(f"tensors {pair.a.name} and others are both of {name}: which is not clear")
+            updates[name] = Update(of_experts[0][expert], np.ascontiguousarray(of_experts[1][rows, :, expert]))
+    return updates
 
 
 def _read(file: Safetensors, tensor: SafeTensor) -> Float32:

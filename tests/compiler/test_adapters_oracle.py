@@ -18,7 +18,6 @@ from tiny_models import IDS, TOLERANCE, Described, write_folder
 from mistralrs_onnx.compiler.adapters.files import in_folder
 from mistralrs_onnx.compiler.adapters.merge import ToMerge
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf
-from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.sessions import make_session
 
@@ -115,9 +114,8 @@ def check(got: np.ndarray, expected: np.ndarray, base: np.ndarray, tolerance: fl
     assert np.abs(got - expected).max() <= tolerance * largest
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in NAMES for kind in KINDS if (name, kind) != ("mixtral", "all but some")]
-)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_adapter(name: str, kind: str, tmp_path: Path) -> None:
     folder = write_folder(read_golden()[name].model, tmp_path / "model")
     base = answer(load(folder))
@@ -127,13 +125,23 @@ def test_one_adapter(name: str, kind: str, tmp_path: Path) -> None:
     check(portable_logits(package), answer(model), base)
 
 
-def test_experts_as_parameters_are_refused_by_name(tmp_path: Path) -> None:
-    """What PEFT makes of `all-linear` where experts are one parameter."""
-    folder = write_folder(read_golden()["mixtral"].model, tmp_path / "model")
-    model = attach(load(folder), KINDS["all but some"], "default", seed=1)
+PARAMETERS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.gate.weight")
+# PEFT puts what `target_parameters` names on the same module inside each other, in an order of its own.
+CHOSEN = [PARAMETERS, PARAMETERS[:1], PARAMETERS[1:2]]
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=lambda chosen: str(len(chosen)))
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe", "qwen3-moe", "gpt-oss"])
+def test_experts_that_are_one_parameter(name: str, chosen: tuple[str, ...], tmp_path: Path) -> None:
+    folder = write_folder(read_golden()[name].model, tmp_path / "model")
+    router = "mlp.router.weight" if name == "gpt-oss" else "mlp.gate.weight"
+    targets = [router if each == "mlp.gate.weight" else each for each in chosen]
+    config = {"target_parameters": targets, "target_modules": ["q_proj"], "rank_pattern": {".*experts.down_proj": 2}}
+    base = answer(load(folder))
+    model = attach(load(folder), Kind(config=config), "default", seed=1)
     model.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(CompileError, match=r"adapter_config\.json: target_parameters is not supported"):
-        compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(tmp_path / "adapter"))]))
+    package = compile_folder(folder, tmp_path / "package", options_of([ToMerge(in_folder(tmp_path / "adapter"))]))
+    check(portable_logits(package), answer(model), base)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3-4k"])

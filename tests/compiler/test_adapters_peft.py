@@ -188,6 +188,76 @@ def test_experts_need_not_be_there_where_all_linear_is_meant(tmp_path: Path) -> 
         read_adapter(folder, arch, shapes)
 
 
+EXPERTS = "model.layers.1.mlp.experts"
+
+
+def expert_tensors(rank: int, count: int = 4) -> dict[str, np.ndarray]:
+    """Of the two parameters of a layer of the tiny Mixtral: hidden size 64, 96 inside, four experts."""
+    outer, inner = f"{PREFIX}{EXPERTS}.", f"{PREFIX}{EXPERTS}.base_layer."
+    return {
+        f"{inner}lora_A.weight": drawn("down A", (rank * count, 96), 0),
+        f"{inner}lora_B.weight": drawn("down B", (64, rank * count), 0),
+        f"{outer}lora_A.weight": drawn("up A", (2 * rank * count, 64), 0),
+        f"{outer}lora_B.weight": drawn("up B", (192, 2 * rank * count), 0),
+    }
+
+
+PARAMETERS = {
+    "r": 2,
+    "lora_alpha": 3,
+    "target_parameters": ["layers.1.mlp.experts.gate_up_proj", "layers.1.mlp.experts.down_proj"],
+    "rank_pattern": {r".*\.gate_up_proj": 4},
+}
+
+
+def test_experts_that_are_one_parameter_are_taken_apart(tmp_path: Path) -> None:
+    arch, shapes = base_of("mixtral")
+    updates = read_adapter(write_files(tmp_path, expert_tensors(2), PARAMETERS), arch, shapes).updates
+    assert len(updates) == 12
+    for e in range(4):
+        a, b = drawn("up A", (16, 64), 0)[4 * e : 4 * e + 4], drawn("up B", (192, 16), 0)[:, e::4] * np.float32(0.75)
+        for part, rows in {"gate": slice(0, 96), "up": slice(96, 192)}.items():
+            np.testing.assert_array_equal(updates[f"{EXPERTS}.{e}.{part}_proj"].a, a)
+            np.testing.assert_array_equal(updates[f"{EXPERTS}.{e}.{part}_proj"].b, b[rows])
+        down = updates[f"{EXPERTS}.{e}.down_proj"]
+        np.testing.assert_array_equal(down.a, drawn("down A", (8, 96), 0)[2 * e : 2 * e + 2])
+        np.testing.assert_array_equal(down.b, drawn("down B", (64, 8), 0)[:, e::4] * np.float32(1.5))
+
+
+def test_parameters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    arch, shapes = base_of("mixtral")
+
+    def refused(tensors: dict[str, np.ndarray], text: str, **changes: Any) -> None:
+        with pytest.raises(CompileError, match=text):
+            read_adapter(write_files(tmp_path, tensors, PARAMETERS | changes), arch, shapes)
+
+    tensors = expert_tensors(2)
+    outer = {name: values for name, values in tensors.items() if "base_layer" not in name}
+    refused(outer, r"mlp\.experts\.down_proj\.lora_A\.weight is missing")
+    refused(tensors, "does not name as a target", target_parameters=["experts.gate_up_proj"])
+    refused(expert_tensors(2, 3), r"has shape \(6, 96\), needed is \(8, 96\)|has shape \(12, 64\)")
+    refused(tensors, r"needed is \(8, 64\) for rank 2", rank_pattern={})
+    wrong = {name: values[:, :7] if "lora_A" in name else values for name, values in tensors.items()}
+    refused(
+        wrong, r"experts has \((64|192), 7\) outputs and inputs in the adapter, the base has \(192, 64\) for .*gate"
+    )
+    twice = {name.replace("base_layer", "base_layer.base_layer"): values for name, values in tensors.items()}
+    refused(tensors | twice, "are both of .*down_proj: which is not clear")
+    old = {
+        f"{PREFIX}model.layers.1.block_sparse_moe.experts.0.w2.lora_{part}.weight": np.ones(shape, np.float32)
+        for part, shape in (("A", (2, 96)), ("B", (64, 2)))
+    }
+    text = r"of model\.layers\.1\.mlp\.experts\.0\.down_proj: which is not clear"
+    refused(tensors | old, text, target_modules=["experts.0.w2"], layers_to_transform=[1])
+
+
+def test_parameters_of_plain_layers_are_those_layers(tmp_path: Path) -> None:
+    tensors, targets = adapter_tensors({Q: (8, 8)}), {"target_parameters": [f"{Q}.weight"]}
+    plain = read(write_files(tmp_path / "plain", tensors, {"r": 4, "lora_alpha": 2, "target_modules": [Q]}))
+    config = {"r": 7, "lora_alpha": 9, "rank_pattern": {"q_proj.weight": 4}, "alpha_pattern": {".*weight": 2}}
+    assert read(write_files(tmp_path / "same", tensors, config | targets)).generation == plain.generation
+
+
 def test_an_untied_head_is_adapted_and_a_tied_one_refused(tmp_path: Path) -> None:
     folder = write_adapter(tmp_path, {"lm_head": (20, 8)})
     assert list(read(folder).updates) == ["lm_head"]
@@ -269,7 +339,7 @@ ONES = np.ones((4, 8), np.float32)
         (changed(f"{PREFIX}{Q}.lora_B.bias", ONES), r"lora_B\.bias: biases"),
         (changed(f"{PREFIX}{Q}.bias", ONES), r"q_proj\.bias: biases"),
         (changed(f"{PREFIX}lm_head.modules_to_save.weight", ONES), "modules_to_save.weight: modules_to_save"),
-        (changed(f"{PREFIX}{Q}.base_layer.lora_A.weight", ONES), "adapters of parameters"),
+        (renamed(".lora", ".base_layer.lora"), r"no module .*k_proj\.base_layer, the nearest is .*k_proj: the"),
         (changed(f"{PREFIX}{Q}.weight", ONES), r"q_proj\.weight is not of LoRA"),
         (changed("x" * 1000, ONES), "names of tensors have at most 512 letters"),
         (changed("../../etc/passwd.lora_A.weight", ONES), r"passwd\.lora_A\.weight has no lora_B"),
