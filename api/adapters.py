@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mistralrs_onnx.compiler.adapters.peft import AdapterLimits, read_adapter
+from mistralrs_onnx.compiler.adapters.files import AdapterFiles, in_folder
+from mistralrs_onnx.compiler.adapters.peft import AdapterLimits, read_files
 from mistralrs_onnx.compiler.archs import find_arch
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.graphs.contract import Manifest
@@ -14,14 +16,17 @@ from mistralrs_onnx.runtime.adapter_registry import AdapterCaps, AdapterRegistry
 from mistralrs_onnx.runtime.adapters import Adapter, pack_adapter
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # requests may give it as the name of a model
+DEFAULT = "default"  # what requests call the model, whatever its name is
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterOptions:
-    """`modules`: folders of adapters to load at the start, by name. `active`: which of them requests get that do not
-    say. `root`: the folder that others may be loaded from later; None: none may.
+    """`modules`: folders of adapters, or their files, to load at the start, by name. `active`: which of them requests
+    get that do not say. `root`: the folder that others may be loaded from later; None: none may.
     """
 
-    modules: Mapping[str, Path] = field(default_factory=dict)
+    modules: Mapping[str, Path | AdapterFiles] = field(default_factory=dict)
     active: tuple[str, ...] = ()
     root: Path | None = None
     caps: AdapterCaps = AdapterCaps()
@@ -33,16 +38,36 @@ class Adapters:
     def __init__(self, manifest: Manifest, options: AdapterOptions) -> None:
         """Raises PackageError for a folder that cannot be loaded."""
         self.registry = AdapterRegistry(options.caps)
-        self._manifest = manifest
+        self._model = manifest.name
+        self._groups = manifest.lora
         self._arch = find_arch(manifest.architecture)
         self._shapes = {name: record.shape for name, record in manifest.tensors.items()}
         self._root = None if options.root is None else options.root.resolve()
+        if self._root is not None and not self._root.is_dir():
+            raise PackageError(f"{options.root}: no such folder: adapters cannot be loaded from there")
         try:
-            for name, folder in options.modules.items():
-                self.registry.add(self._read(name, folder, None))
+            for name, place in options.modules.items():
+                self._add(name, place)
             self.registry.activate(options.active)
         except RequestError as error:
             raise PackageError(str(error)) from error
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Names of what requests get that do not say."""
+        return self.registry.active
+
+    def loaded(self) -> list[Adapter]:
+        """In the order of loading."""
+        return self.registry.loaded()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.registry
+
+    def fits(self, manifest: Manifest) -> bool:
+        """Whether another package of the model, as of another type of weights, takes these adapters."""
+        shapes = {name: record.shape for name, record in manifest.tensors.items()}
+        return (self._groups, self._shapes) == (manifest.lora, shapes)
 
     def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
         """Loads a folder inside the root, by its path there or its whole path. `replace`: another of this name.
@@ -52,14 +77,16 @@ class Adapters:
         if self._root is None:
             message = "This server loads no adapters while it runs: start it with --adapter-root to allow it."
             raise RequestError(message, status=403, code="loading_disabled", param="lora_path")
-        folder = (self._root / path).resolve()
-        if not folder.is_relative_to(self._root) or "\0" in path:
-            message = f"lora_path {path!r:.128} is outside of the folder that adapters are loaded from"
-            raise RequestError(message, status=403, code="path_not_allowed", param="lora_path")
+        self._check_name(name)
+        folder = _inside(self._root, path)
         if name in self.registry and not replace:  # before the work
-            message = f"an adapter {name!r:.128} is loaded already: unload it first, or load it in place"
+            message = f"an adapter {name!r} is loaded already: unload it first, or load it in place (load_inplace)"
             raise RequestError(message, code="adapter_exists", param="lora_name")
-        adapter = self._read(name, folder, self._root)
+        try:
+            adapter = self._read(name, in_folder(folder, name), self._root)
+        except CompileError as error:
+            told = str(error).replace(f"{self._root}/", "")  # where the root is, is nobody's business
+            raise RequestError(f"adapter {name!r}: {told}", code="invalid_adapter", param="lora_path") from error
         self.registry.add(adapter, replace=replace)
         return adapter
 
@@ -68,18 +95,47 @@ class Adapters:
         return self.registry.remove(name)
 
     def activate(self, names: Sequence[str]) -> None:
-        """What requests get that do not say. Raises RequestError 404."""
+        """What requests get that do not say. Raises RequestError 404, and then nothing has changed."""
         self.registry.activate(names)
 
     def select(self, parts: Sequence[Part] | None) -> Adapter | None:
         """Raises RequestError 404 for an unknown name."""
         return self.registry.select(parts)
 
-    def _read(self, name: str, folder: Path, root: Path | None) -> Adapter:
+    def _add(self, name: str, place: Path | AdapterFiles) -> None:
+        self._check_name(name)
+        try:
+            files = place if isinstance(place, AdapterFiles) else in_folder(place, name)
+            self.registry.add(self._read(name, files))
+        except CompileError as error:
+            raise PackageError(f"adapter {name!r}: {error}") from error
+
+    def _check_name(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            message = f"an adapter's name is 1 to 128 letters, digits and . _ -, with no mark first, got {name!r:.140}"
+            raise RequestError(message, param="lora_name")
+        if name in (self._model, DEFAULT):
+            message = f"an adapter cannot be called {name!r}, for requests call the model so: choose another name"
+            raise RequestError(message, param="lora_name")
+
+    def _read(self, name: str, files: AdapterFiles, root: Path | None = None) -> Adapter:
         caps = self.registry.caps
         limits = AdapterLimits(rank=caps.rank, num_bytes=caps.num_bytes)
-        try:
-            read = read_adapter(folder, self._arch, self._shapes, limits, name=name, root=root)
-        except CompileError as error:
-            raise RequestError(f"adapter {name!r:.128}: {error}", code="invalid_adapter", param="lora_path") from error
-        return pack_adapter(name, read.generation, read.updates, self._manifest.lora, read.base_model)
+        read = read_files(files, self._arch, self._shapes, limits, root=root)
+        return pack_adapter(name, read.generation, read.updates, self._groups, read.base_model)
+
+
+def _inside(root: Path, path: str) -> Path:
+    """Raises RequestError for what lies elsewhere, links followed, and for what is no folder."""
+    try:
+        folder = (root / path).resolve()
+        is_inside, is_folder = folder.is_relative_to(root), folder.is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, links in a circle, zero bytes
+        is_inside, is_folder = True, False
+    if not is_inside:
+        message = f"lora_path {path!r:.128} is outside of the folder that adapters are loaded from"
+        raise RequestError(message, status=403, code="path_not_allowed", param="lora_path")
+    if not is_folder:
+        message = f"lora_path {path!r:.128} names no folder among those that adapters are loaded from"
+        raise RequestError(message, status=404, code="adapter_path_not_found", param="lora_path")
+    return folder

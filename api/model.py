@@ -96,14 +96,15 @@ class Model:
         self.close()
 
 
-def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
+def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | None = None) -> Model:
     """Opens a package, checks on a few tokens that this machine computes it well, and starts its engine.
 
+    `adapters`: of the same model with weights of another type, to go on with instead of loading those of `options`.
     Raises PackageError.
     """
     package = open_package(path, verify=options.verify)
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
-    adapters = None if options.adapters is None else Adapters(package.manifest, options.adapters)
+    adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
     runner = make_runner(package, options, make_session(engine_path, options.num_threads))
     check_logits(runner)
@@ -114,6 +115,16 @@ def load(path: Path, options: LoadOptions = LoadOptions()) -> Model:
     engine = _engine(package.manifest, runner, tokenizer, options.engine)
     engine.start()
     return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters)
+
+
+def _adapters(package: Package, options: LoadOptions, given: Adapters | None) -> Adapters | None:
+    if options.adapters is None:
+        return None
+    if given is None:
+        return Adapters(package.manifest, options.adapters)
+    if not given.fits(package.manifest):
+        raise PackageError(f"{package.path} is of another model than the adapters: load it without them")
+    return given
 
 
 def _check_invariance(runner: OrtRunner) -> None:

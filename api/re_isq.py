@@ -8,6 +8,7 @@ from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.compiler.isq_map import parse_type
 from mistralrs_onnx.compiler.progress import Report, quiet
 
+from .adapters import Adapters
 from .cache import cached_package
 from .model import LoadOptions, Model, load
 from .source import ModelSource
@@ -19,11 +20,13 @@ def re_isq(
     options: CompileOptions = CompileOptions(),
     loading: LoadOptions | None = None,
     report: Report = quiet,
+    adapters: Adapters | None = None,
 ) -> Model:
     """The model with weights of type `kind` (`Q4K`, `8`, `int4`), and in all else as `options` and `loading` say.
 
-    A model that was loaded before is left alone: close it when it is no longer used. Raises CompileError for an unknown
-    type and for a checkpoint that is quantized already, PackageError.
+    `adapters`: those of the model before, which go on as they are. A model that was loaded before is left alone: close
+    it when it is no longer used. Raises CompileError for an unknown type and for a checkpoint that is quantized
+    already, PackageError.
     """
     isq = replace(options.isq, type=parse_type(kind))
-    return load(cached_package(source, replace(options, isq=isq), report), loading or LoadOptions())
+    return load(cached_package(source, replace(options, isq=isq), report), loading or LoadOptions(), adapters)

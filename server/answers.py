@@ -31,7 +31,7 @@ Outputs = Sequence[tuple[int, Output]]
 
 async def answer(request: Request, job: Job, model: Model, bridge: Bridge, keep_alive: float) -> HTTPResponse | None:
     """The response to send, or None when a stream was sent. Raises RequestError before anything is sent."""
-    head = {"id": job.shape.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": model.name}
+    head = {"id": job.shape.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": job.served.name}
     with submitted(model.engine, job, bridge) as inbox:
         if job.stream:
             await send(request, events(job, inbox, head, keep_alive))
@@ -47,7 +47,7 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Inbox]:
     try:
         for index, (prompt, params) in enumerate(job.choices()):
             sink = bridge.sink(inbox, index)
-            requests.append(engine.submit(prompt.token_ids, params, sink, job.cache_scope))
+            requests.append(engine.submit(prompt.token_ids, params, sink, job.cache_scope, job.served.adapter))
         yield inbox
     finally:
         for request in requests:

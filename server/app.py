@@ -20,6 +20,7 @@ from sanic.response import BaseHTTPResponse
 
 from mistralrs_onnx.runtime.errors import RequestError
 
+from .adapter_changes import AdapterChanges
 from .answers import answer
 from .chat import chat_job
 from .completions import completion_job
@@ -28,7 +29,17 @@ from .gate import Gate
 from .jobs import JSON, Job
 from .model import Model
 from .requantize import Requantizer
-from .schemas import Body, ChatRequest, CompletionRequest, Reader, ReIsqRequest
+from .schemas import (
+    ActivateRequest,
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    LoadRequest,
+    Reader,
+    ReIsqRequest,
+    UnloadRequest,
+)
+from .selection import DEFAULT, unknown_model
 from .streams import Bridge
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -47,10 +58,19 @@ class Limits:
 class Service:
     """What the routes do. Reading, templates and tokenizing run on `pool`, the rest on the event loop."""
 
-    def __init__(self, gate: Gate, requantizer: Requantizer, bridge: Bridge, pool: Executor, limits: Limits) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        requantizer: Requantizer,
+        changes: AdapterChanges,
+        bridge: Bridge,
+        pool: Executor,
+        limits: Limits,
+    ) -> None:
         self.gate = gate
         self.limits = limits
         self._requantizer = requantizer
+        self._changes = changes
         self._bridge = bridge
         self._pool = pool
         self._reader = Reader()
@@ -75,29 +95,43 @@ class Service:
             return await answer(request, job, model, self._bridge, self.limits.keep_alive)
 
     async def re_isq(self, request: Request) -> HTTPResponse:
-        check_content_type(request)
-        body = self._reader.read(ReIsqRequest, request.body)
+        body = self._read(ReIsqRequest, request)
         await self._requantizer.swap(body.ggml_type)
         return json_response({"status": "ok", "type": body.ggml_type})
 
+    async def activate_adapters(self, request: Request) -> HTTPResponse:
+        body = self._read(ActivateRequest, request)
+        active = await self._changes.activate(body.adapter_names)
+        return json_response({"status": "ok", "active": active})
+
+    async def load_adapter(self, request: Request) -> HTTPResponse:
+        body = self._read(LoadRequest, request)
+        name = body.lora_name
+        adapter = await self._changes.load(name, body.lora_path, replace=bool(body.load_inplace))
+        told = {"lora_name": name, "rank": adapter.rank, "bytes": adapter.nbytes, "generation": adapter.generation}
+        message = f"Success: LoRA adapter {name!r} added successfully."  # the words of vLLM
+        return json_response({"status": "ok", **told, "message": message})
+
+    async def unload_adapter(self, request: Request) -> HTTPResponse:
+        name = self._read(UnloadRequest, request).lora_name
+        await self._changes.unload(name)
+        message = f"Success: LoRA adapter {name!r} removed successfully."
+        return json_response({"status": "ok", "lora_name": name, "message": message})
+
+    def _read(self, schema: type[Body], request: Request) -> Body:
+        """For bodies that are read in no time."""
+        check_content_type(request)
+        return self._reader.read(schema, request.body)
+
     async def models(self, _: Request) -> HTTPResponse:
-        return json_response({"object": "list", "data": [self._card(self.gate.model())]})
+        return json_response({"object": "list", "data": list(cards(self.gate.model(), self._created).values())})
 
     async def model(self, _: Request, name: str) -> HTTPResponse:
         model = self.gate.model()
-        if name not in (model.name, "default"):
-            message = f"The model {name!r:.128} does not exist: this server has {model.name!r}."
-            raise RequestError(message, status=404, code="model_not_found", param="model")
-        return json_response(self._card(model))
-
-    def _card(self, model: Model) -> JSON:
-        return {
-            "id": model.name,
-            "object": "model",
-            "created": self._created,
-            "owned_by": "local",
-            "max_model_len": model.context_length,
-        }
+        found = cards(model, self._created)
+        if name != DEFAULT and name not in found:
+            raise unknown_model(name, model)
+        return json_response(found[model.name if name == DEFAULT else name])
 
     async def health(self, _: Request) -> HTTPResponse:
         return json_response({"status": "ok"})
@@ -105,6 +139,27 @@ class Service:
     async def ready(self, _: Request) -> HTTPResponse:
         self.gate.model()
         return json_response({"status": "ready"})
+
+
+def cards(model: Model, created: int) -> dict[str, JSON]:
+    """What there is to know of the model and its adapters, by name."""
+
+    def card(name: str, parent: str | None) -> JSON:
+        return {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "local",
+            "root": model.name,
+            "parent": parent,
+            "max_model_len": model.context_length,
+        }
+
+    adapters = model.adapters
+    names = [] if adapters is None else [each.name for each in adapters.loaded()]
+    active = () if adapters is None else adapters.active
+    adapted = {name: card(name, model.name) | {"active": name in active} for name in names}
+    return {model.name: card(model.name, None)} | adapted
 
 
 def json_response(body: JSON) -> HTTPResponse:
@@ -126,6 +181,9 @@ def create_app(name: str, service: Service) -> App:
     app.add_route(service.chat, "/v1/chat/completions", methods=["POST"], name="chat")
     app.add_route(service.completions, "/v1/completions", methods=["POST"], name="completions")
     app.add_route(service.re_isq, "/re_isq", methods=["POST"], name="re_isq")
+    app.add_route(service.activate_adapters, "/activate_adapters", methods=["POST"], name="activate_adapters")
+    app.add_route(service.load_adapter, "/v1/load_lora_adapter", methods=["POST"], name="load_adapter")
+    app.add_route(service.unload_adapter, "/v1/unload_lora_adapter", methods=["POST"], name="unload_adapter")
     app.add_route(service.models, "/v1/models", methods=["GET"], name="models")
     app.add_route(service.model, "/v1/models/<name:path>", methods=["GET"], name="model")
     app.add_route(service.health, "/health", methods=["GET"], name="health")

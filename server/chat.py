@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from .jobs import JSON, Job, Prompt, Shape, check_model
+from .jobs import JSON, Job, Prompt, Shape
 from .model import Model
 from .schemas import ChatRequest
+from .selection import served
 
 
 def chat_job(body: ChatRequest, model: Model) -> Job:
     """Raises RequestError for what the model or its chat template cannot do."""
-    check_model(body, model)
+    who = served(body, model)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling_params(limit, model.defaults)
     prompt = Prompt(model.encode_chat([message.for_template() for message in body.messages]))
-    return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage, body.cache_scope)
+    return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage, body.cache_scope, who)
 
 
 def _choice(index: int, text: str, finish_reason: str) -> JSON:

@@ -9,8 +9,7 @@ from typing import Any
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .model import Model
-from .schemas import Completion
+from .selection import Served
 
 MAX_CHOICES = 64  # of one request: prompts times n
 
@@ -49,6 +48,7 @@ class Job:
     stream: bool
     include_usage: bool
     cache_scope: tuple[str, ...]
+    served: Served
 
     def __post_init__(self) -> None:
         if self.num_choices > MAX_CHOICES:
@@ -65,10 +65,3 @@ class Job:
             for i in range(self.n):
                 seed = self.params.seed
                 yield prompt, self.params if seed is None else replace(self.params, seed=seed + i)
-
-
-def check_model(body: Completion, model: Model) -> None:
-    """Raises RequestError 404 unless the request names this model, "default" or none."""
-    if body.model not in (None, "", "default", model.name):
-        message = f"The model {body.model!r:.128} does not exist: this server has {model.name!r}."
-        raise RequestError(message, status=404, code="model_not_found", param="model")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from sanic import Sanic
 from sanic.server import AsyncioServer
 
+from .adapter_changes import AdapterChanges
 from .app import App, Limits, Service, create_app
 from .gate import Gate
 from .model import Model
@@ -75,9 +76,9 @@ class Server:
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         gate = Gate()
-        requantizer = Requantizer(gate, self._requantize)
+        requantizer, changes = Requantizer(gate, self._requantize), AdapterChanges(gate)
         with ThreadPoolExecutor(2, "prepare") as pool:
-            service = Service(gate, requantizer, Bridge(self._loop), pool, self._options.limits)
+            service = Service(gate, requantizer, changes, Bridge(self._loop), pool, self._options.limits)
             app = create_app(f"mistralrs-{secrets.token_hex(8)}", service)
             server = await listen(app, self._socket)
             self._handle_signals()
@@ -87,6 +88,7 @@ class Server:
                 await close(server)
                 Sanic.unregister_app(app)
                 await requantizer.finish()
+                await changes.finish()
 
     async def _serve(self, gate: Gate) -> None:
         gate.open(await asyncio.to_thread(self._load))

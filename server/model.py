@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from mistralrs_onnx.runtime.adapter_registry import Part
+from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.engine import Sink
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
@@ -13,7 +15,12 @@ class Engine(Protocol):
     """Generates tokens on its own thread; no call here waits for it."""
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: tuple[str, ...] = ()
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        sink: Sink,
+        cache_scope: tuple[str, ...] = (),
+        adapter: Adapter | None = None,
     ) -> Any:
         """A handle for `cancel`; raises RequestError 400, 429 or 503."""
 
@@ -25,6 +32,26 @@ class Decoder(Protocol):
     """Token ids back to text."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+
+class Adapters(Protocol):
+    """What is loaded beside the model; any thread may call."""
+
+    @property
+    def active(self) -> tuple[str, ...]: ...  # what requests get that do not say
+    def loaded(self) -> list[Adapter]: ...
+    def __contains__(self, name: str) -> bool: ...
+    def select(self, parts: Sequence[Part] | None) -> Adapter | None:
+        """What a request runs with, None being the base; takes its time. Raises RequestError."""
+
+    def activate(self, names: Sequence[str]) -> None:
+        """Raises RequestError, and then nothing has changed."""
+
+    def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        """Takes its time. Raises RequestError, and then nothing has changed."""
+
+    def unload(self, name: str) -> Adapter:
+        """Raises RequestError."""
 
 
 class Model(Protocol):
@@ -40,6 +67,8 @@ class Model(Protocol):
     def chat_template(self) -> object | None: ...  # None: the model only continues text
     @property
     def context_length(self) -> int: ...
+    @property
+    def adapters(self) -> Adapters | None: ...  # None: it takes none
     @property
     def defaults(self) -> Mapping[str, Any]: ...  # fields of SamplingParams that a request may leave unsaid
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
+from mistralrs_onnx.runtime.adapter_registry import MAX_PARTS
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
@@ -20,7 +21,6 @@ IGNORED = frozenset(
 )
 # What we do not do yet, each with the values that ask for nothing (null always does).
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "adapters": ([],),
     "allowed_token_ids": (),
     "audio": (),
     "bad_words": ([],),
@@ -51,6 +51,7 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+MAX_WEIGHT = 1000.0  # of an adapter
 MAX_WARNED = 1000  # keys; a client that invents them must not fill memory or the log
 
 
@@ -91,6 +92,20 @@ def _is_prompt(prompt: Any) -> bool:
     if isinstance(prompt, str):
         return True
     return isinstance(prompt, list) and bool(prompt) and all(type(i) is int and 0 <= i < 2**31 for i in prompt)
+
+
+def as_part(value: Any) -> Any:
+    """An adapter's name alone is the whole of it."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class AdapterPart(BaseModel):
+    """An adapter, and what its updates are multiplied by."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(min_length=1, max_length=256)
+    weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
 
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -142,6 +157,7 @@ class Completion(BaseModel):
     stop: Annotated[StopTexts | None, BeforeValidator(as_list)] = None
     stop_token_ids: list[int] | None = Field(None, max_length=256)
     ignore_eos: bool | None = None
+    adapters: list[Annotated[AdapterPart, BeforeValidator(as_part)]] | None = Field(None, max_length=MAX_PARTS)
     cache_salt: str | None = Field(None, max_length=128)
 
     def sampling_params(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -194,6 +210,32 @@ class ReIsqRequest(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     ggml_type: str = Field(min_length=1, max_length=32)
+
+
+class ActivateRequest(BaseModel):
+    """POST /activate_adapters."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    adapter_names: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(max_length=MAX_PARTS)
+
+
+class LoadRequest(BaseModel):
+    """POST /v1/load_lora_adapter, as vLLM has it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    lora_name: str = Field(min_length=1, max_length=256)
+    lora_path: str = Field(min_length=1, max_length=4096)
+    load_inplace: bool | None = None
+
+
+class UnloadRequest(BaseModel):
+    """POST /v1/unload_lora_adapter, as vLLM has it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    lora_name: str = Field(min_length=1, max_length=256)
 
 
 Body = TypeVar("Body", bound=BaseModel)

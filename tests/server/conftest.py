@@ -11,9 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 from openai import OpenAI
 
+from mistralrs_onnx.runtime.adapter_registry import AdapterRegistry, Part
+from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.engine import Output, Sink, Usage
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -68,12 +71,17 @@ class Parrot:
         self._thread.start()
 
     def submit(
-        self, prompt_ids: Sequence[int], params: SamplingParams, sink: Sink, cache_scope: tuple[str, ...] = ()
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        sink: Sink,
+        cache_scope: tuple[str, ...] = (),
+        adapter: Adapter | None = None,
     ) -> Parroting:
         with self._lock:
             if len(self.running) >= self.max_requests:
                 raise RequestError("The queue is full: try again.", status=429, code="queue_full")
-            text = bytes(prompt_ids).decode()
+            text = bytes(prompt_ids).decode() + (f" [{adapter.name}]" if adapter else "")
             self.running.append(Parroting(text, len(prompt_ids), params, sink, self.width))
             self.scopes.append(cache_scope)
             return self.running[-1]
@@ -106,6 +114,55 @@ class Bytes:
         return bytes(ids).decode()
 
 
+def trick(name: str, rank: int = 1) -> Adapter:
+    """An adapter of one linear, with nothing in it."""
+    packed = Packed(np.zeros((1, 1, 2, 16), np.float32), (np.zeros((16, 2), np.float32),))
+    return Adapter(name, f"generation of {name}", rank, 1, {0: packed})
+
+
+@dataclass
+class Tricks:
+    """The adapters of a parrot, which says at the end of what it says which it has: learned while `may` is set."""
+
+    registry: AdapterRegistry = field(default_factory=AdapterRegistry)
+    may: threading.Event = field(default_factory=threading.Event)
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.may.set()
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        return self.registry.active
+
+    def loaded(self) -> list[Adapter]:
+        return self.registry.loaded()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.registry
+
+    def select(self, parts: Sequence[Part] | None) -> Adapter | None:
+        return self.registry.select(parts)
+
+    def activate(self, names: Sequence[str]) -> None:
+        self.registry.activate(names)
+
+    def load(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        self.asked.append(name)
+        assert self.may.wait(GUARD)
+        if path == "bug":
+            raise ValueError("secret")
+        if path != "tricks":
+            raise RequestError(
+                f"{path!r} names no folder", status=404, code="adapter_path_not_found", param="lora_path"
+            )
+        self.registry.add(trick(name), replace=replace)
+        return trick(name)
+
+    def unload(self, name: str) -> Adapter:
+        return self.registry.remove(name)
+
+
 @dataclass
 class ParrotModel:
     engine: Parrot = field(default_factory=Parrot)
@@ -113,6 +170,7 @@ class ParrotModel:
     tokenizer: Bytes = field(default_factory=Bytes)
     chat_template: str = "the last message"
     context_length: int = 8192
+    adapters: Tricks | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
@@ -200,6 +258,19 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture
 def parrot() -> type[Parrot]:
     return Parrot
+
+
+@pytest.fixture
+def tricks() -> Callable[..., Tricks]:
+    """Adapters that are loaded under the given names."""
+
+    def make(*names: str) -> Tricks:
+        made = Tricks()
+        for name in names:
+            made.registry.add(trick(name))
+        return made
+
+    return make
 
 
 @pytest.fixture
