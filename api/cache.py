@@ -37,7 +37,11 @@ def demo_source() -> ModelSource:
 
 def cached_package(source: ModelSource, options: CompileOptions = CompileOptions(), report: Report = quiet) -> Path:
     """The package of a checkpoint, compiled now unless it was before. Raises CompileError."""
-    located = source.locate(options, report)
+    return cached(source.locate(options, report), report)
+
+
+def cached(located: Located, report: Report = quiet) -> Path:
+    """As `cached_package`, of what is on this machine already."""
     folder = cache_folder() / "packages" / _key(located)
     if not (folder / MANIFEST).is_file():
         located.compile(folder, force=True, report=report)
@@ -52,8 +56,12 @@ def _key(located: Located) -> str:
 
 
 def _plain(options: CompileOptions) -> dict[str, Any]:
-    """Without places: what lies there has its digest already."""
-    return asdict(replace(options, reading=replace(options.reading, tokenizer=None)))
+    """Without places: what lies there has its digest already, or, of adapters, gets it here, for their order counts."""
+    plain = asdict(replace(options, reading=replace(options.reading, tokenizer=None), adapters=()))
+    adapters = [
+        (each.weight, file_digest(each.adapter.config), file_digest(each.adapter.weights)) for each in options.adapters
+    ]
+    return plain | {"adapters": adapters}
 
 
 @cache

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from mistralrs_onnx.compiler.adapters.merge import ToMerge
+from mistralrs_onnx.compiler.adapters.ordering import Ordering, check_identity
 from mistralrs_onnx.compiler.checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_checkpoint
 from mistralrs_onnx.compiler.errors import CompileError
@@ -15,6 +17,8 @@ from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.compiler.sources.locate import locate
 from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
 from mistralrs_onnx.compiler.sources.wanted import CHECKPOINT, TOKENIZER, Wanted, wanted_gguf
+
+from .adapter_source import AdapterSource, LocatedAdapters, locate_adapters
 
 Kind = Literal["plain", "gguf", "ggml"]
 OPENERS: dict[Kind, Callable[[Path, Reading], AbstractContextManager[Checkpoint]]] = {
@@ -29,6 +33,7 @@ class ModelSource:
     """`model`: a path, or the name of a repository of the hub. `filename`: of GGUF and GGML files, inside it.
 
     `tokenizer`: a file, a folder or a repository whose tokenizer is taken instead. `revision`: of the repository.
+    `adapters`: to merge into it or to load beside it.
     """
 
     kind: Kind
@@ -38,13 +43,28 @@ class ModelSource:
     revision: str | None = None
     token_source: TokenSource = CACHED
     offline: bool = False
+    adapters: AdapterSource | None = None
 
     def locate(self, options: CompileOptions, report: Report = quiet) -> Located:
         """Fetches what is not here. Raises CompileError."""
+        ordering = None if self.adapters is None else self.adapters.read_order()
+        self._check_base(ordering)
         reading = options.reading
         if self.tokenizer is not None:
             reading = replace(reading, tokenizer=self._locate(self.tokenizer, TOKENIZER, None, report))
-        return Located(self.kind, self._path(report), replace(options, reading=reading))
+        adapters = self._adapters(ordering, report)
+        if options.merge_dtype is not None and not adapters.merged:
+            raise CompileError(
+                f"merge dtype {options.merge_dtype} is of merged adapters, and none is merged: leave it out"
+            )
+        merged = tuple(map(ToMerge, adapters.merged))
+        options = replace(options, reading=reading, adapters=(*options.adapters, *merged))
+        return Located(self.kind, self._path(report), options, adapters)
+
+    def _check_base(self, ordering: Ordering | None) -> None:
+        """A path of this machine may differ from what the ordering file calls its base, another repository not."""
+        if ordering is not None and self.kind == "plain" and not Path(self.model).expanduser().exists():
+            check_identity(ordering, self.model)
 
     def _path(self, report: Report) -> Path:
         if self.kind == "plain":
@@ -52,6 +72,11 @@ class ModelSource:
         if self.filename is None:
             raise CompileError(f"{self.model}: a {self.kind} checkpoint needs the name of its file")
         return self._locate(self.model, wanted_gguf(self.filename), self.revision, report) / self.filename
+
+    def _adapters(self, ordering: Ordering | None, report: Report) -> LocatedAdapters:
+        if self.adapters is None:
+            return LocatedAdapters()
+        return locate_adapters(self.adapters, ordering, lambda model, wanted: self._locate(model, wanted, None, report))
 
     def _locate(self, model: str, wanted: Wanted, revision: str | None, report: Report) -> Path:
         return locate(
@@ -66,11 +91,12 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A checkpoint on this machine, with how it is to be compiled."""
+    """A checkpoint on this machine, with how it is to be compiled, and adapters to load beside the package."""
 
     kind: Kind
     path: Path
     options: CompileOptions
+    adapters: LocatedAdapters = field(default_factory=LocatedAdapters)
 
     def open(self) -> AbstractContextManager[Checkpoint]:
         return OPENERS[self.kind](self.path, self.options.reading)
@@ -82,7 +108,8 @@ class Located:
     def files(self) -> list[Path]:
         """What the package is made from."""
         tokenizer = self.options.reading.tokenizer
-        found = [path for each in (self.path, tokenizer) if each is not None for path in _files(each)]
+        adapters = [file for each in self.options.adapters for file in (each.adapter.config, each.adapter.weights)]
+        found = [path for each in (self.path, tokenizer, *adapters) if each is not None for path in _files(each)]
         return sorted(set(found))
 
 

@@ -15,13 +15,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from mistralrs_onnx.model import LoadOptions, load
+from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.sessions import num_processors
 
-from .checkpoints import checkpoint_options
+from .checkpoints import Commands, checkpoint_options
 from .failures import reported
 from .measuring import Prompts, Result, Workload, repeat
-from .options import Locate, add_models, chosen, run_options
+from .options import Locate, add_models, chosen, load_found, run_options
 
 EXAMPLES = """
 \b
@@ -65,7 +65,9 @@ class Wanted:
     loading: LoadOptions
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(package_name="mistralrs-onnx")
 @click.option("-p", "--n-prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens to read.")
 @click.option("-g", "--n-gen", type=click.IntRange(0), default=128, show_default=True, help="Tokens to generate.")
@@ -125,7 +127,7 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 
 
 def run(wanted: Wanted, locate: Locate) -> None:
-    with reported(), load(locate(), wanted.loading) as model:
+    with reported(), load_found(locate, wanted.loading) as model:
         prompts = Prompts(model.manifest.vocab_size)
         results = []
         for workload in wanted.workloads:

@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import click
 
+from mistralrs_onnx.adapter_source import AdapterSource
+from mistralrs_onnx.compiler.adapters.merge import MERGE_DTYPES
 from mistralrs_onnx.compiler.archs import ARCHS
 from mistralrs_onnx.compiler.checkpoint import Reading
 from mistralrs_onnx.compiler.compile import DTYPES, CompileOptions
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.compiler.isq_map import parse_type, read_isq_map
 from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
@@ -56,8 +59,11 @@ FILE_MODEL = _option("-m", "--quantized-model-id", "model", required=True, help=
 FILE = _option("-f", "--quantized-filename", "filename", required=True, help="File in it.")
 REVISION = _option("--revision", help="Branch, tag or commit of the repository.")
 TOKENIZER = _option("-t", "--tok-model-id", "tokenizer", help="Folder or repository with the tokenizer to use.")
+TOKENIZER_FILE_T = _option("-t", "--tokenizer-json", help="The tokenizer.json to use.")
 TOKENIZER_FILE = _option("--tokenizer-json", help="The tokenizer.json to use.")
-ARCH = _option("-a", "--arch", metavar="NAME", help=f"Before what the checkpoint says: {', '.join(ARCHS)}.")
+ARCH_HELP = f"Before what the checkpoint says: {', '.join(ARCHS)}."
+ARCH = _option("-a", "--arch", metavar="NAME", help=ARCH_HELP)
+LONG_ARCH = _option("--arch", metavar="NAME", help=ARCH_HELP)
 DTYPE = _option(
     "-d",
     "--dtype",
@@ -68,21 +74,56 @@ DTYPE = _option(
 )
 PRE = _option("--pre", metavar="NAME", help="How text is cut into words, before what the file says.")
 GQA = _option("-g", "--gqa", type=click.IntRange(1), default=1, show_default=True, help="Heads that share a key head.")
+BASE = _option("-m", "--model-id", "model", help="Folder, or repository; else base_model_id of the ordering file.")
+ADAPTERS = (
+    _option("-a", "--adapters-model-id", required=True, help="Folder or repository of the adapters."),
+    _option(
+        "--merge-dtype",
+        type=click.Choice(list(MERGE_DTYPES)),
+        help="Of weights that adapters change; else they keep their type.",
+    ),
+)
+ORDER_HELP = "Ordering file: which adapters; without it, -a is one of PEFT."
+ORDER = _option("--order", type=EXISTING, metavar="FILE", help=ORDER_HELP)
+SHORT_ORDER = _option("-o", "--order", type=EXISTING, metavar="FILE", help=ORDER_HELP)
 
-COMMANDS: dict[Kind, tuple[str, tuple[Decorator, ...]]] = {
-    "plain": (
-        "A folder or repository of safetensors, config.json and tokenizer.",
-        (MODEL, _option("-t", "--tokenizer-json", help="The tokenizer.json to use."), ARCH, DTYPE, REVISION),
-    ),
-    "gguf": (
-        "A GGUF file; its quantization is kept exactly. Of a split one, name the first part.",
-        (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, ARCH, DTYPE, REVISION),
-    ),
-    "ggml": (
-        "A llama file from before GGUF (ggml, ggmf, ggjt).",
-        (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION),
-    ),
+
+class Checkpoint(NamedTuple):
+    """A subcommand: what it reads, what its help says, and its options."""
+
+    kind: Kind
+    text: str
+    options: tuple[Decorator, ...]
+
+
+ADAPTED = "; adapters are merged into it, or loaded where the ordering file has preload_adapters."
+PLAIN_TEXT = "A folder or repository of safetensors, config.json and tokenizer"
+GGUF_TEXT = "A GGUF file; its quantization is kept exactly. Of a split one, name the first part"
+GGML_TEXT = "A llama file from before GGUF (ggml, ggmf, ggjt)"
+PLAIN_OPTIONS = (_option("-t", "--tokenizer-json", help="The tokenizer.json to use."), DTYPE, REVISION)
+GGUF_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, DTYPE, REVISION)
+GGML_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION)
+COMMANDS = {
+    "plain": Checkpoint("plain", f"{PLAIN_TEXT}.", (MODEL, ARCH, *PLAIN_OPTIONS)),
+    "lora": Checkpoint("plain", PLAIN_TEXT + ADAPTED, (BASE, *ADAPTERS, LONG_ARCH, *PLAIN_OPTIONS)),
+    "gguf": Checkpoint("gguf", f"{GGUF_TEXT}.", (*GGUF_OPTIONS, ARCH)),
+    "lora-gguf": Checkpoint("gguf", GGUF_TEXT + ADAPTED, (*GGUF_OPTIONS, *ADAPTERS, LONG_ARCH)),
+    "ggml": Checkpoint("ggml", f"{GGML_TEXT}.", GGML_OPTIONS),
+    "lora-ggml": Checkpoint("ggml", GGML_TEXT + ADAPTED, (*GGML_OPTIONS, *ADAPTERS)),
 }
+
+
+class Commands(click.Group):
+    """A group whose help has one line for each kind of checkpoint."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines: dict[str, list[str]] = {}
+        for name in self.commands:
+            lines.setdefault(COMMANDS[name].kind if name in COMMANDS else name, []).append(name)
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(", ".join(names), self.commands[first].get_short_help_str(80)) for first, names in lines.items()]
+            )
 
 
 def checkpoint_options(*, chat_template: bool = True) -> Decorator:
@@ -96,23 +137,33 @@ def checkpoint_options(*, chat_template: bool = True) -> Decorator:
     return decorate
 
 
-def add_checkpoints(group: click.Group, run: Callable[[Any, Chosen], None], extra: tuple[Decorator, ...] = ()) -> None:
+def add_checkpoints(
+    group: click.Group,
+    run: Callable[[Any, Chosen], None],
+    extra: tuple[Decorator, ...] = (),
+    order: Decorator = SHORT_ORDER,
+) -> None:
     """Adds the subcommands that name a checkpoint. They call `run` with the group's context object."""
-    for kind, (text, options) in COMMANDS.items():
-        _add(group, kind, text, (*options, *extra), run)
+    for name, checkpoint in COMMANDS.items():
+        ordered = (order,) if ADAPTERS[0] in checkpoint.options else ()
+        _add(group, name, checkpoint, (*checkpoint.options, *ordered, *extra), run)
 
 
 def _add(
-    group: click.Group, kind: Kind, text: str, options: tuple[Decorator, ...], run: Callable[[Any, Chosen], None]
+    group: click.Group,
+    name: str,
+    checkpoint: Checkpoint,
+    options: tuple[Decorator, ...],
+    run: Callable[[Any, Chosen], None],
 ) -> None:
     def callback(ctx: click.Context) -> None:
         with reported():
-            run(ctx.obj, choose(kind, ctx.meta[GATHERED]))
+            run(ctx.obj, choose(checkpoint.kind, ctx.meta[GATHERED]))
 
     command: Command = click.pass_context(callback)
     for option in reversed(options):
         command = option(command)
-    group.command(kind, help=text)(command)
+    group.command(name, help=checkpoint.text)(command)
 
 
 def chosen_options(ctx: click.Context) -> CompileOptions:
@@ -122,16 +173,27 @@ def chosen_options(ctx: click.Context) -> CompileOptions:
 
 def choose(kind: Kind, said: Mapping[str, Any]) -> Chosen:
     """Raises CompileError for what cannot be meant."""
+    adapters = None
+    if said.get("adapters_model_id") is not None:
+        adapters = AdapterSource(said["adapters_model_id"], said["order"])
     source = ModelSource(
         kind,
-        said["model"],
+        said["model"] or _base(adapters),
         filename=said.get("filename"),
         tokenizer=said.get("tokenizer_json") or said.get("tokenizer"),
         revision=said.get("revision"),
         token_source=parse_token_source(said["token_source"]),
         offline=said["offline"],
+        adapters=adapters,
     )
     return Chosen(source, _options(said))
+
+
+def _base(adapters: AdapterSource | None) -> str:
+    ordering = None if adapters is None else adapters.read_order()
+    if ordering is None:
+        raise CompileError("which model? Name it with -m, or an ordering file that has its base_model_id with --order")
+    return ordering.base_model_id
 
 
 def _options(said: Mapping[str, Any]) -> CompileOptions:
@@ -142,7 +204,9 @@ def _options(said: Mapping[str, Any]) -> CompileOptions:
         chat_template=None if template is None else find_template(template),
         gqa=said.get("gqa", 1),
     )
-    return CompileOptions(dtype=said.get("dtype", "auto"), isq=_isq(said), reading=reading)
+    return CompileOptions(
+        dtype=said.get("dtype", "auto"), isq=_isq(said), reading=reading, merge_dtype=said.get("merge_dtype")
+    )
 
 
 def _isq(said: Mapping[str, Any]) -> Isq:

@@ -12,11 +12,12 @@ import click
 
 from mistralrs_onnx.cache import demo_source
 from mistralrs_onnx.compiler.dry_run import dry_run
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
 from mistralrs_onnx.memory import available_memory
 from mistralrs_onnx.source import Located
 
-from .checkpoints import Chosen, add_checkpoints, checkpoint_options, chosen_options
+from .checkpoints import ORDER, Chosen, Commands, add_checkpoints, checkpoint_options, chosen_options
 from .failures import NO_ROOM, reported
 from .progress import compile_progress
 
@@ -71,7 +72,9 @@ OUTPUT_OPTIONS = (
 )
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="mistralrs-onnx")
 @checkpoint_options()
 def main() -> None:
@@ -85,13 +88,19 @@ def run(_: None, chosen: Chosen) -> None:
         raise click.UsageError("Missing option '-o' / '--out': where the package goes. --dry-run needs none.")
     with compile_progress(silent=output.quiet or output.json) as report:
         located = chosen.source.locate(options, report)
+        if located.adapters.loaded:
+            names = ", ".join(located.adapters.loaded)
+            raise CompileError(
+                f"the ordering file has preload_adapters, and then {names} are loaded beside the model, not compiled"
+                " into it: compile the base, and serve it with --lora-modules NAME=FOLDER"
+            )
         if output.out is not None and not output.dry_run:
             _compile(located, output.out, output, report)
     if output.dry_run:
         _show(located, output)
 
 
-add_checkpoints(main, run, OUTPUT_OPTIONS)
+add_checkpoints(main, run, OUTPUT_OPTIONS, ORDER)  # -o is the output
 
 
 def demo(ctx: click.Context) -> None:

@@ -36,6 +36,9 @@ class TimedSession:
         self._session = session
         self._runs: list[tuple[float, float]] = []
 
+    def get_inputs(self) -> Any:
+        return self._session.get_inputs()
+
     def io_binding(self) -> Any:
         return self._session.io_binding()
 

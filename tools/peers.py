@@ -29,7 +29,7 @@ from .bench import Numbers, markdown
 from .checkpoints import Chosen
 from .failures import reported
 from .measuring import Prompts, Workload, greedy, measure
-from .options import compiled_now
+from .options import CompiledNow
 from .overhead import overhead, timed_engine
 from .peer_llama import Rates, llama_batched_bench, llama_bench, output_of
 from .words import single_token_words
@@ -80,7 +80,7 @@ def main(
     with reported(), ExitStack() as stack:
         source = demo_source() if checkpoint is None else ModelSource("gguf", str(checkpoint.parent), checkpoint.name)
         file = Path(source.model, checkpoint.name if checkpoint else DEMO_FILE)
-        package = open_package(compiled_now(Chosen(source, CompileOptions())))
+        package = open_package(CompiledNow(Chosen(source, CompileOptions()))().package)
         options = LoadOptions(num_threads=threads, engine=EngineOptions(max_seqs=max(16, *concurrency)))
         contestants = our_modes(package, options, workloads, repetitions, stack)
         if alone is not None or batched is not None:

@@ -8,26 +8,19 @@ from typing import Literal
 
 import click
 
+from mistralrs_onnx.adapters import Adapters
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions, load
 from mistralrs_onnx.re_isq import re_isq
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
-from mistralrs_onnx.server.requantize import Requantize
 
-from .checkpoints import checkpoint_options
+from .checkpoints import Commands, checkpoint_options
 from .failures import reported
 from .interactive import chat
-from .options import CompiledNow, Locate, add_models, chosen, run_options
+from .options import CompiledNow, Locate, adapted, add_models, chosen, load_found, run_options
 from .progress import compile_progress
-
-EXAMPLES = """
-\b
-Examples:
-  mistralrs-server -p 8080 demo
-  mistralrs-server --max-seqs 32 gguf -m ~/models -f model.Q4_1.gguf
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +32,7 @@ class Wanted:
     interactive: bool
 
 
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mistralrs-onnx")
 @click.option("-i", "--interactive-mode", "interactive", is_flag=True, help="Chat in this terminal, serve nothing.")
 @click.option(
@@ -80,7 +73,7 @@ def main(
     *,
     interactive: bool,
 ) -> None:
-    """Serve a language model over an OpenAI-compatible HTTP API, or chat with it (-i)."""
+    """Serve a language model over an OpenAI-compatible HTTP API, like: mistralrs-server -p 8080 demo"""
     loading = replace(chosen(ctx), generation_config=generation_config)
     ctx.obj = Wanted(ServerOptions(host, port, drain_timeout), loading, interactive)
 
@@ -88,7 +81,7 @@ def main(
 def run(wanted: Wanted, locate: Locate) -> None:
     with reported():
         if wanted.interactive:
-            with load(locate(), wanted.loading) as model:
+            with load_found(locate, wanted.loading) as model:
                 chat(model)
         else:
             serve(wanted, locate)
@@ -98,13 +91,13 @@ add_models(main, run)
 
 
 def serve(wanted: Wanted, locate: Locate) -> None:
-    options = wanted.server
+    options, checkpoint = wanted.server, Served(locate, wanted.loading)
     try:
         server = Server(
-            lambda: load(locate(), wanted.loading),
+            checkpoint.load,
             options,
             lambda model: click.echo(greeting(server.url, model)),
-            quantizing(locate, wanted.loading) if isinstance(locate, CompiledNow) else None,
+            checkpoint.requantize if isinstance(locate, CompiledNow) else None,
         )
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # what follows repeats the address
@@ -113,20 +106,32 @@ def serve(wanted: Wanted, locate: Locate) -> None:
     server.run()
 
 
-def quantizing(checkpoint: CompiledNow, loading: LoadOptions) -> Requantize:
-    """What /re_isq does: the checkpoint again, in another type."""
+class Served:
+    """Loads a model, and then the same in other types; adapters go from one to the next, active or not."""
 
-    def requantize(kind: str) -> Model:
-        source, options = checkpoint.chosen
+    def __init__(self, locate: Locate, loading: LoadOptions) -> None:
+        self._locate = locate
+        self._loading = loading
+        self._adapters: Adapters | None = None
+
+    def load(self) -> Model:
+        found = self._locate()
+        self._loading = adapted(self._loading, found)
+        model = load(found.package, self._loading)
+        self._adapters = model.adapters
+        return model
+
+    def requantize(self, kind: str) -> Model:
+        """What /re_isq does: the checkpoint again, in another type. Raises RequestError."""
+        assert isinstance(self._locate, CompiledNow)
+        source, options = self._locate.chosen
         try:
             with compile_progress(silent=False) as report:
-                return re_isq(kind, source, options, loading, report)
+                return re_isq(kind, source, options, self._loading, report, self._adapters)
         except CompileError as error:
             raise RequestError(str(error), param="ggml_type") from error
         except PackageError as error:
             raise RequestError(str(error), status=500, code="requantize_failed") from error
-
-    return requantize
 
 
 def greeting(url: str, model: Model) -> str:

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 
 import click
 
-from mistralrs_onnx.model import LoadOptions, Model, load
+from mistralrs_onnx.model import LoadOptions, Model
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 
 from .bench import markdown
 from .failures import reported
 from .measuring import Prompts, greedy, run
-from .options import Locate, add_models
+from .options import Locate, add_models, load_found
 from .words import sentence, single_token_words
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -71,7 +71,7 @@ def main(
 def measure(wanted: Wanted, locate: Locate) -> None:
     options = LoadOptions(engine=EngineOptions(max_seqs=wanted.clients), num_threads=wanted.threads)
     with reported():
-        model = load(locate(), options)
+        model = load_found(locate, options)
         with serving(model) as port:
             click.echo(throughputs(model, port, wanted))
             if model.chat_template is not None:

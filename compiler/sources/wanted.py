@@ -35,15 +35,18 @@ class Wanted:
     """Files of a repository: `files` must be there, of the top folder also whatever matches `optional`.
 
     `weights`: safetensors too; those that the index names where there is one, else all but `consolidated` copies.
+    `adapters`: names of which JSON files and safetensors are taken from any folder, where they are in the path.
     """
 
     what: str
     files: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     weights: bool = False
+    adapters: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return ", ".join([*self.files, *([WEIGHTS] if self.weights else []), *self.optional])
+        named = [f"*{name}*" for name in self.adapters]
+        return ", ".join([*self.files, *([WEIGHTS] if self.weights else []), *self.optional, *named])
 
 
 CHECKPOINT = Wanted(
@@ -51,6 +54,11 @@ CHECKPOINT = Wanted(
 )
 TOKENIZER = Wanted("a tokenizer", (), ("config.json", "generation_config.json", *TOKENIZER_FILES))
 ADAPTER = Wanted("an adapter", ("adapter_config.json", "adapter_model.safetensors"))
+
+
+def wanted_adapters(names: Iterable[str]) -> Wanted:
+    """Adapters of a repository that has several, by name, or the one that it is itself."""
+    return Wanted("adapters", optional=ADAPTER.files, adapters=tuple(names))
 
 
 def wanted_gguf(*names: str) -> Wanted:
@@ -86,11 +94,16 @@ def select(names: Iterable[str], wanted: Wanted, repository: str, read: Read) ->
             raise CompileError(_missing(name, there, repository))
     top = [name for name in there if "/" not in name and "\\" not in name]
     chosen += [name for name in top if any(fnmatchcase(name, pattern) for pattern in wanted.optional)]
+    chosen += [name for name in there if name.endswith((".json", ".safetensors")) and _is_of(name, wanted.adapters)]
     if wanted.weights:
         chosen += _weights(top, there, repository, read)
     if not chosen:
         raise CompileError(f"{repository} holds nothing of {wanted.what} ({wanted}): it has {_some(there)}")
     return list(dict.fromkeys(map(check_inside, chosen)))
+
+
+def _is_of(name: str, adapters: Iterable[str]) -> bool:
+    return any(re.search(rf"(?<![A-Za-z0-9]){re.escape(each)}(?![A-Za-z0-9])", name) for each in adapters)
 
 
 def _weights(top: Sequence[str], there: Sequence[str], repository: str, read: Read) -> list[str]:
