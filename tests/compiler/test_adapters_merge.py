@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from golden import read_golden
 from tiny_adapters import linears, write_adapter
-from tiny_models import write_folder
+from tiny_gguf import write_gguf
+from tiny_models import IDS, TOLERANCE, write_folder
 
 from mistralrs_onnx.compiler.adapters.files import AdapterFiles, in_folder
 from mistralrs_onnx.compiler.adapters.merge import MADE, MERGE_DTYPES, Merged, ToMerge, weighted
 from mistralrs_onnx.compiler.checkpoint import Reading, open_folder
-from mistralrs_onnx.compiler.compile import CompileOptions, plan
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf, plan
 from mistralrs_onnx.compiler.dry_run import dry_run
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.isq import Isq, floats
@@ -23,6 +25,8 @@ from mistralrs_onnx.compiler.isq_map import GGML_TYPES
 from mistralrs_onnx.graphs.contract import Update
 from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.ops.formats import Bytes, Float32, find_format, is_packed
+from mistralrs_onnx.runtime.package import open_package
+from mistralrs_onnx.runtime.sessions import make_session
 
 NAME = "model.layers.0.mlp.up_proj"
 N, K = 24, 512
@@ -211,6 +215,51 @@ def test_dry_runs_and_isq_see_merged_weights(model: Path, adapter: Path) -> None
             _, without = plan(checkpoint, CompileOptions(dtype=options.dtype, isq=options.isq))
             assert not np.array_equal(with_it.matrix(adapted).rows(0, 8), without.matrix(adapted).rows(0, 8))
             np.testing.assert_array_equal(with_it.matrix(other).rows(0, 8), without.matrix(other).rows(0, 8))
+
+
+def portable_logits(package: Path) -> np.ndarray:
+    """Of all positions, from one run of model.onnx."""
+    session = make_session(package / "model.onnx", 1)
+    kv = open_package(package).manifest.kv
+    count = np.arange(len(IDS))[None]
+    feeds = {"input_ids": np.array([IDS]), "attention_mask": np.ones_like(count), "position_ids": count}
+    empty = np.zeros((1, kv.num_heads, 0, kv.head_size), np.float32)
+    feeds |= {each.name: empty for each in session.get_inputs() if each.name.startswith("past_key_values")}
+    return session.run(["logits"], feeds)[0][0]
+
+
+def test_gguf_files_and_folders_give_the_same_logits(model: Path, tmp_path: Path) -> None:
+    """GGUF files of llama keep rows of q and k in another order; adapters have that of Hugging Face all the same."""
+    described = read_golden()["llama"].model
+    adapter = write_adapter(tmp_path / "adapter", linears(described.shapes))
+    options = CompileOptions(accuracy="float32", adapters=(ToMerge(in_folder(adapter)),))
+    expected = portable_logits(compile_folder(model, tmp_path / "folder", options))
+    file = write_gguf(described, tmp_path / "tiny.gguf")
+    got = portable_logits(compile_gguf(file, tmp_path / "gguf", options))
+    base = portable_logits(compile_gguf(file, tmp_path / "base", CompileOptions(accuracy="float32")))
+    largest = np.abs(expected).max()
+    assert np.abs(got - expected).max() <= TOLERANCE * largest
+    assert np.abs(got - base).max() > 0.1 * largest
+
+
+def test_quantized_files_are_merged_and_run(tiny_llama: Any, tmp_path: Path) -> None:
+    tiny = tiny_llama(tmp_path / "tiny.gguf", {"attn_q": "Q8_0", "attn_k": "Q8_0", "ffn_up": "Q4_0", "ffn_down": "F16"})
+    modules = {"model.layers.0.self_attn.q_proj": (64, 64), "model.layers.1.mlp.up_proj": (96, 64)}
+    file, adapter = tiny.write(), write_adapter(tmp_path / "adapter", modules)
+    packages = {
+        dtype: compile_gguf(
+            file,
+            tmp_path / str(dtype),
+            CompileOptions(accuracy="float32", adapters=(ToMerge(in_folder(adapter)),), merge_dtype=dtype),
+        )
+        for dtype in (None, "f32")
+    }
+    kinds = {dtype: open_package(package).manifest.tensors for dtype, package in packages.items()}
+    assert [kinds[None][f"{name}.weight"].type for name in modules] == ["Q8_0", "Q4_0"]
+    assert [kinds["f32"][f"{name}.weight"].type for name in modules] == ["F32", "F32"]
+    assert kinds["f32"]["model.layers.1.self_attn.q_proj.weight"].type == "Q8_0"
+    again, dense = portable_logits(packages[None]), portable_logits(packages["f32"])
+    assert np.abs(again - dense).max() <= 0.2 * np.abs(dense).max()  # one more rounding to four bits
 
 
 def test_sums_are_rounded_once(model: Path, adapter: Path) -> None:
