@@ -15,12 +15,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from mistralrs_onnx.model import LoadOptions
+from mistralrs_onnx.model import LoadOptions, Model
 from mistralrs_onnx.runtime.sessions import num_processors
 
 from .checkpoints import Commands, checkpoint_options
 from .failures import reported
-from .measuring import Prompts, Result, Workload, repeat
+from .measuring import Prompts, Result, Turns, Workload, repeat
 from .options import Locate, add_models, chosen, load_found, run_options
 
 EXAMPLES = """
@@ -32,7 +32,8 @@ Examples:
 \b
 pp reads a prompt, tg generates; "@ d500" has 500 tokens before it, which the clock does not see. t/s and ms/t are
 of one request, throughput is of all. The rate of tg counts from the moment that every request has its first token.
-Prompts are random, other ones each time, and sampling is greedy.
+Prompts are random, other ones each time, and sampling is greedy. Requests have the adapters that are loaded in turn;
+those that an ordering file makes active they have all together.
 """
 BACKEND = "CPU"
 COLUMNS = ("model", "backend", "test", "concurrency", "t/s", "ms/t", "throughput/s", "TTFT ms")
@@ -128,12 +129,26 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 
 def run(wanted: Wanted, locate: Locate) -> None:
     with reported(), load_found(locate, wanted.loading) as model:
-        prompts = Prompts(model.manifest.vocab_size)
+        prompts, adapters = Prompts(model.manifest.vocab_size), turns(model)
         results = []
         for workload in wanted.workloads:
             click.echo(f"Measuring {workload.name}, {workload.concurrency} at once ...", err=True)
-            results.append(repeat(model.engine, workload, prompts, wanted.repetitions))
-    show(results, model.name, wanted)
+            results.append(repeat(model.engine, workload, prompts, wanted.repetitions, adapters))
+    show(results, ", ".join([model.name, *adapter_note(adapters)]), wanted)
+
+
+def turns(model: Model) -> Turns:
+    """What requests run with: the active adapters, else each of those that are loaded."""
+    if model.adapters is None:
+        return (None,)
+    active = model.adapters.select(None)
+    return (active,) if active is not None else tuple(model.adapters.loaded()) or (None,)
+
+
+def adapter_note(adapters: Turns) -> Iterator[str]:
+    names = [adapter.name for adapter in adapters if adapter is not None]
+    if names:
+        yield f"adapter {names[0]}" if len(names) == 1 else f"{len(names)} adapters"
 
 
 add_models(main, run)

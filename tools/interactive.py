@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import click
 
+from mistralrs_onnx.runtime.adapter_registry import Part
+from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.answers import Output
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -19,6 +21,7 @@ COMMANDS = {
     "/help": "list the commands",
     "/exit": "leave; so does the end of the input (Ctrl-D)",
     "/clear": "forget the conversation",
+    "/adapter": "NAME ... or NAME:WEIGHT: answer with these adapters; without NAME, with those that are active",
     "/system": "TEXT: say how the model should be, and begin anew; without TEXT, take that back",
 }
 PARAMS = {"temperature": 0.3, "top_p": 0.95}  # where the model recommends nothing
@@ -30,7 +33,15 @@ Write = Callable[[str], None]
 class Engine(Protocol):
     """Generates tokens."""
 
-    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]: ...
+    def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, adapter: Adapter | None = None
+    ) -> Iterator[Output]: ...
+
+
+class Adapters(Protocol):
+    """What is loaded beside the model."""
+
+    def select(self, parts: Sequence[Part] | None) -> Adapter | None: ...
 
 
 class Model(Protocol):
@@ -40,6 +51,8 @@ class Model(Protocol):
     def name(self) -> str: ...
     @property
     def engine(self) -> Engine: ...
+    @property
+    def adapters(self) -> Adapters | None: ...
     @property
     def defaults(self) -> Mapping[str, Any]: ...
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
@@ -74,6 +87,7 @@ class Conversation:
         self.turns: list[dict[str, str]] = []
         self._model = model
         self._params = SamplingParams(**(model.defaults or PARAMS))
+        self._adapter = None if model.adapters is None else model.adapters.select(None)
         self._write = write
 
     def run(self, read: ReadLine) -> None:
@@ -96,6 +110,8 @@ class Conversation:
         match name:
             case "/help":
                 self._write("".join(f"{known:8} {meaning}\n" for known, meaning in COMMANDS.items()))
+            case "/adapter":
+                self._choose(text.split())
             case "/clear":
                 self.turns.clear()
             case "/system":
@@ -104,6 +120,17 @@ class Conversation:
             case _:
                 near = difflib.get_close_matches(name, COMMANDS, 1) or list(COMMANDS)
                 self._write(f"There is no {name}. Did you mean {' or '.join(near)}?\n")
+
+    def _choose(self, words: Sequence[str]) -> None:
+        if self._model.adapters is None:
+            self._write("error: no adapters are loaded: start with --lora-modules NAME=PATH.\n")
+            return
+        try:
+            self._adapter = self._model.adapters.select([_part(word) for word in words] or None)
+        except RequestError as error:
+            self._write(f"error: {error}\n")
+        else:
+            self._write(f"Answering with {'the model alone' if self._adapter is None else self._adapter.name}.\n")
 
     def ask(self, question: str) -> None:
         """One turn; a question that cannot be answered is forgotten, one that was interrupted is not."""
@@ -124,7 +151,7 @@ class Conversation:
         num_tokens = 0
         note = ""
         try:
-            for output in self._model.engine.generate(prompt_ids, self._params):
+            for output in self._model.engine.generate(prompt_ids, self._params, self._adapter):
                 first = first if num_tokens else perf_counter()
                 num_tokens += len(output.token_ids)
                 pieces.append(output.text)
@@ -133,6 +160,15 @@ class Conversation:
             note = ", stopped"
         self._write(f"\n[{speed(num_tokens, first - begun, perf_counter() - first)}{note}]\n")
         return "".join(pieces)
+
+
+def _part(word: str) -> Part:
+    """Raises RequestError."""
+    name, _, weight = word.partition(":")
+    try:
+        return Part(name, float(weight or 1))
+    except ValueError:
+        raise RequestError(f"the weight of adapter {name} must be a number, got {weight!r}") from None
 
 
 def speed(num_tokens: int, wait: float, seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.engine import Engine, Output
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -30,6 +31,10 @@ class Workload:
     @property
     def name(self) -> str:
         return f"{self.kind}{self.num_tokens}" + (f" @ d{self.depth}" if self.depth else "")
+
+
+Turns = Sequence[Adapter | None]  # requests have these in turn, by their place in a batch
+BASE: Turns = (None,)
 
 
 class Timing(NamedTuple):
@@ -87,13 +92,13 @@ class Prompts:
         return [int(token_id) for token_id in self._rng.integers(0, self._vocab_size, num_tokens)]
 
 
-def repeat(engine: Engine, workload: Workload, prompts: Prompts, repetitions: int) -> Result:
+def repeat(engine: Engine, workload: Workload, prompts: Prompts, repetitions: int, adapters: Turns = BASE) -> Result:
     """Measures after a run that does not count. Raises RequestError when the context is too short for it."""
-    measure(engine, workload, prompts)
-    return Result(workload, tuple(measure(engine, workload, prompts) for _ in range(repetitions)))
+    measure(engine, workload, prompts, adapters)
+    return Result(workload, tuple(measure(engine, workload, prompts, adapters) for _ in range(repetitions)))
 
 
-def measure(engine: Engine, workload: Workload, prompts: Prompts) -> Timing:
+def measure(engine: Engine, workload: Workload, prompts: Prompts, adapters: Turns = BASE) -> Timing:
     """One run. What lies before `depth` comes from the prefix cache, so the clock does not see it.
 
     "pp": from the moment that the requests are there to the last first token. "tg": from the moment that every
@@ -101,10 +106,10 @@ def measure(engine: Engine, workload: Workload, prompts: Prompts) -> Timing:
     """
     contexts = [prompts.draw(workload.depth) for _ in range(workload.concurrency)]
     if workload.depth:
-        run(engine, contexts, greedy(1), prompts)
+        run(engine, contexts, greedy(1), prompts, adapters)
     is_prefill = workload.kind == "pp"
     asked = [context + prompts.draw(workload.num_tokens if is_prefill else 1) for context in contexts]
-    batch = run(engine, asked, greedy(1 if is_prefill else workload.num_tokens + 1), prompts)
+    batch = run(engine, asked, greedy(1 if is_prefill else workload.num_tokens + 1), prompts, adapters)
     waits = [batch.wait(request) for request in batch.requests]
     if is_prefill:
         return Timing(workload.num_tokens * workload.concurrency, max(waits), fmean(waits))
@@ -116,12 +121,15 @@ def greedy(max_tokens: int) -> SamplingParams:
     return SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
 
 
-def run(engine: Engine, asked: Sequence[Sequence[int]], params: SamplingParams, prompts: Prompts) -> Batch:
+def run(
+    engine: Engine, asked: Sequence[Sequence[int]], params: SamplingParams, prompts: Prompts, adapters: Turns = BASE
+) -> Batch:
     """Serves prompts that start together, to their end. Raises RequestError."""
     batch = Batch(engine, len(asked))
     with held(engine, prompts.draw(1)):
         for index, prompt in enumerate(asked):
-            batch.requests.append(engine.submit(prompt, params, partial(batch.receive, index)))
+            sink, adapter = partial(batch.receive, index), adapters[index % len(adapters)]
+            batch.requests.append(engine.submit(prompt, params, sink, adapter=adapter))
         batch.released_at = perf_counter()
     batch.join()
     return batch

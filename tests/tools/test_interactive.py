@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mistralrs_onnx.runtime.adapter_registry import AdapterRegistry
+from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.answers import Output
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -22,6 +25,8 @@ class Parrot:
         self.engine = self
         self.asked: list[list[dict[str, str]]] = []
         self.num_cancelled = 0
+        self.adapters: AdapterRegistry | None = None
+        self.adapter: Adapter | None = None
         self.defaults: dict[str, Any] = {}
         self.params: SamplingParams | None = None
 
@@ -31,8 +36,10 @@ class Parrot:
             raise RequestError("too long")
         return list(messages[-1]["content"].encode())
 
-    def generate(self, prompt_ids: Sequence[int], params: SamplingParams) -> Iterator[Output]:
-        finished, self.params = False, params
+    def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, adapter: Adapter | None = None
+    ) -> Iterator[Output]:
+        finished, self.params, self.adapter = False, params, adapter
         try:
             for word in bytes(prompt_ids).decode().upper().split():
                 yield Output(f"{word} ", (1,))
@@ -131,3 +138,42 @@ def test_the_model_is_sampled_as_it_recommends() -> None:
     parrot.defaults = {"temperature": 0.6, "top_k": 20}
     talk(parrot, "hi")
     assert parrot.params == SamplingParams(temperature=0.6, top_k=20)
+
+
+def empty(name: str) -> Adapter:
+    packed = Packed(np.zeros((1, 1, 2, 16), np.float32), (np.zeros((16, 2), np.float32),))
+    return Adapter(name, name, 1, 1, {0: packed})
+
+
+@pytest.fixture
+def adapted() -> Parrot:
+    parrot = Parrot()
+    parrot.adapters = AdapterRegistry()
+    for name in ("sql", "poem"):
+        parrot.adapters.add(empty(name))
+    return parrot
+
+
+def test_adapters_are_chosen_by_name(adapted: Parrot) -> None:
+    _, text = talk(adapted, "/adapter sql", "hello")
+    assert "Answering with sql.\n" in text
+    assert adapted.adapter is not None
+    assert adapted.adapter.name == "sql"
+    assert "Answering with sql:1+poem:0.5." in talk(adapted, "/adapter sql poem:0.5")[1]
+
+
+def test_without_a_name_those_that_are_active_answer(adapted: Parrot) -> None:
+    assert adapted.adapters is not None
+    adapted.adapters.activate(["poem"])
+    talk(adapted, "hello")
+    assert adapted.adapter is not None
+    adapted.adapters.activate([])
+    assert "the model alone" in talk(adapted, "/adapter", "hello")[1]
+    assert adapted.adapter is None
+
+
+@pytest.mark.parametrize(("words", "complaint"), [("owl", "does not exist"), ("sql:much", "must be a number")])
+def test_mistaken_adapters_change_nothing(adapted: Parrot, words: str, complaint: str) -> None:
+    assert complaint in talk(adapted, "/adapter sql", f"/adapter {words}", "hello")[1]
+    assert adapted.adapter is not None
+    assert "--lora-modules" in talk(Parrot(), "/adapter sql")[1]
