@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from golden import read_golden
+from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 
 from mistralrs_onnx.graphs.contract import Manifest
+from mistralrs_onnx.tools.checkpoints import COMMANDS
 from mistralrs_onnx.tools.compile import main
 
 
@@ -111,6 +113,45 @@ def test_the_list_of_tensors_for_the_curious(gguf: Path, tmp_path: Path, monkeyp
     assert "name = `blk.0.attn_k.weight`, shape = [32, 64], dtype = F32" in lines
 
 
+@pytest.fixture
+def adapters(folder: Path, tmp_path: Path) -> Path:
+    """Two of them, and an ordering file that says so."""
+    for seed, name in enumerate(("one", "two")):
+        write_adapter(tmp_path / "adapters" / name, linears(read_golden()["llama"].model.shapes), seed=seed)
+    ordering = {"order": ["one", "two"], "base_model_id": str(folder)}
+    (tmp_path / "ordering.json").write_text(json.dumps(ordering))
+    return tmp_path / "adapters"
+
+
+def weights(package: Path) -> bytes:
+    return (package / "model.onnx.data").read_bytes()
+
+
+def test_adapters_are_merged(folder: Path, adapters: Path, tmp_path: Path) -> None:
+    base = ("plain", "-m", folder, "-o", tmp_path / "base")
+    one = ("lora", "-m", folder, "-a", adapters / "one", "-o", tmp_path / "one")
+    both = ("lora", "-a", adapters, "--order", tmp_path / "ordering.json", "-o", tmp_path / "both")
+    assert [compile_it(*each).exit_code for each in (base, one, both)] == [0, 0, 0]
+    assert len({weights(tmp_path / name) for name in ("base", "one", "both")}) == 3
+    assert matrix_types(tmp_path / "both") == {"F32"}
+
+
+def test_adapters_are_merged_into_quantized_weights(tiny_llama, tmp_path: Path) -> None:
+    tiny = tiny_llama(tmp_path / "tiny.gguf", {"ffn_up": "Q4_0"})
+    write_adapter(tmp_path / "adapter", {"model.layers.0.mlp.up_proj": (tiny.wide, tiny.hidden)})
+    where = ("lora-gguf", "-m", tmp_path, "-f", tiny.write().name, "-a", tmp_path / "adapter")
+    assert compile_it(*where, "-o", tmp_path / "same").exit_code == 0
+    assert compile_it(*where, "--merge-dtype", "f16", "-o", tmp_path / "dense").exit_code == 0
+    for package, types in (("same", ["Q4_0", "Q4_0"]), ("dense", ["F16", "Q4_0"])):
+        kept = manifest(tmp_path / package).tensors
+        assert [kept[f"model.layers.{i}.mlp.up_proj.weight"].type for i in (0, 1)] == types
+
+
+def test_a_dry_run_of_merged_adapters(folder: Path, adapters: Path) -> None:
+    result = compile_it("lora", "-m", folder, "-a", adapters / "one", "--merge-dtype", "f16", "--dry-run", "--json")
+    assert {each["type_out"] for each in json.loads(result.output)["tensors"]} == {"F32", "F16"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
@@ -123,6 +164,9 @@ def test_the_list_of_tensors_for_the_curious(gguf: Path, tmp_path: Path, monkeyp
         (["plain", "-m", "."], 2, "--out"),
         (["plain", "-m", ".", "-d", "f8", "-o", "out"], 2, "bf16"),
         (["ggml", "-m", ".", "-f", "x.bin", "-g", "0", "-o", "out"], 2, "x>=1"),
+        (["lora", "-m", ".", "-o", "out"], 2, "--adapters-model-id"),
+        (["lora", "-a", ".", "-o", "out"], 4, "which model? Name it with -m, or an ordering file"),
+        (["lora", "-m", ".", "-a", "/no/where", "-o", "out"], 4, "error: there is no file or folder /no/where"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments: list[str], code: int, text: str) -> None:
@@ -131,6 +175,6 @@ def test_mistakes_are_one_clear_line(arguments: list[str], code: int, text: str)
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("page", [[], ["plain"], ["gguf"], ["ggml"], ["demo"]])
+@pytest.mark.parametrize("page", [[], ["demo"], *([name] for name in COMMANDS)])
 def test_help_fits_on_a_screen(page: list[str]) -> None:
     assert len(CliRunner().invoke(main, [*page, "--help"], terminal_width=100).output.splitlines()) <= 40

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from mistralrs_onnx.adapter_source import LocatedAdapters
+from mistralrs_onnx.adapters import AdapterOptions
+from mistralrs_onnx.compiler.adapters.files import AdapterFiles
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
+from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
-from mistralrs_onnx.tools.options import Size, chosen, run_options
+from mistralrs_onnx.tools.options import Found, Size, adapted, chosen, run_options
 
 
 @click.command()
@@ -56,3 +62,57 @@ def test_what_is_not_a_size(text: str) -> None:
 @pytest.mark.parametrize("options", [("--max-seqs", "0"), ("--kv-dtype", "int8"), ("--threads", "two")])
 def test_wrong_usage(options: Any) -> None:
     assert CliRunner().invoke(command, options).exit_code == 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sql").mkdir()
+    return tmp_path
+
+
+def test_every_option_about_adapters_is_read(folder: Path) -> None:
+    options = f"--lora-modules a={folder} --lora-modules b={folder}/sql --adapter-root {folder}"
+    caps = "--max-loras 3 --max-lora-rank 8 --adapter-mem 5MiB"
+    expected = AdapterOptions({"a": folder, "b": folder / "sql"}, root=folder, caps=AdapterCaps(3, 8, 5 << 20))
+    assert gathered(*options.split(), *caps.split()) == repr(LoadOptions(adapters=expected))
+
+
+@pytest.mark.parametrize("option", ["--lora-modules a={}", "--adapter-root {}"])
+def test_either_option_turns_adapters_on(folder: Path, option: str) -> None:
+    assert "adapters=AdapterOptions(" in gathered(*option.format(folder).split())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--lora-modules a", "must be a name and a folder, like sql=adapters/sql"),
+        ("--lora-modules a=", "must be a name and a folder"),
+        ("--lora-modules ={}", "must be a name and a folder"),
+        ("--lora-modules a=/no/where", "/no/where: no such folder"),
+        ("--lora-modules a={0} --lora-modules a={0}", "has a name twice"),
+        ("--adapter-root /no/where", "does not exist"),
+        ("--max-loras 0", "x>=1"),
+        ("--adapter-mem much", "is not a size"),
+    ],
+)
+def test_mistakes_about_adapters(folder: Path, options: str, complaint: str) -> None:
+    result = CliRunner().invoke(command, options.format(folder).split())
+    assert (result.exit_code, complaint in result.output) == (2, True), result.output
+
+
+def test_adapters_that_come_with_a_model_are_loaded_with_the_others(folder: Path) -> None:
+    mine, theirs = folder / "sql", AdapterFiles("poem", folder / "config", folder / "weights")
+    found = Found(folder, LocatedAdapters(loaded={"poem": theirs}, active=("poem",)))
+    said = LoadOptions(adapters=AdapterOptions({"sql": mine}, caps=AdapterCaps(count=2)))
+    both = AdapterOptions({"poem": theirs, "sql": mine}, active=("poem",), caps=AdapterCaps(count=2))
+    assert adapted(said, found).adapters == both
+    assert adapted(LoadOptions(), found).adapters == AdapterOptions({"poem": theirs}, active=("poem",))
+    with pytest.raises(CompileError, match="has an adapter poem, and the ordering file another"):
+        adapted(LoadOptions(adapters=AdapterOptions({"poem": mine})), found)
+
+
+def test_caps_of_nothing_are_a_mistake(folder: Path) -> None:
+    capped = LoadOptions(adapters=AdapterOptions(caps=AdapterCaps(count=2)))
+    with pytest.raises(CompileError, match="add --lora-modules or --adapter-root"):
+        adapted(capped, Found(folder))
+    assert adapted(LoadOptions(), Found(folder)) == LoadOptions()
