@@ -147,6 +147,14 @@ def test_adapters_are_merged_into_quantized_weights(tiny_llama, tmp_path: Path) 
         assert [kept[f"model.layers.{i}.mlp.up_proj.weight"].type for i in (0, 1)] == types
 
 
+def test_adapters_to_preload_are_not_compiled_in(folder: Path, adapters: Path, tmp_path: Path) -> None:
+    preload = [{"name": "two", "adapter_model_id": str(adapters)}]
+    ordering = {"order": ["one"], "base_model_id": str(folder), "preload_adapters": preload}
+    (tmp_path / "ordering.json").write_text(json.dumps(ordering))
+    result = compile_it("lora", "-a", adapters, "--order", tmp_path / "ordering.json", "-o", tmp_path / "out")
+    assert (result.exit_code, "--lora-modules NAME=FOLDER" in result.output) == (4, True), result.output
+
+
 def test_a_dry_run_of_merged_adapters(folder: Path, adapters: Path) -> None:
     result = compile_it("lora", "-m", folder, "-a", adapters / "one", "--merge-dtype", "f16", "--dry-run", "--json")
     assert {each["type_out"] for each in json.loads(result.output)["tensors"]} == {"F32", "F16"}

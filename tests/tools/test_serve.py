@@ -18,8 +18,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from golden import read_golden
+from tiny_adapters import linears, write_adapter
+from tiny_models import write_folder
 
 from mistralrs_onnx.compiler.compile import compile_gguf
+from mistralrs_onnx.tools.checkpoints import COMMANDS
 from mistralrs_onnx.tools.serve import main
 
 COMMAND = [sys.executable, "-c", "from mistralrs_onnx.tools.serve import main; main()"]
@@ -98,6 +102,74 @@ def test_what_is_quantized_already_stays_as_it_is(
         assert post(f"{url}/v1/completions", {"prompt": "ab", "max_tokens": 2})[0] == 200
 
 
+@pytest.fixture
+def adapted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a base, three adapters, and an ordering file of which two are in order and one is preloaded."""
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    model = read_golden()["llama"].model
+    base = write_folder(model, tmp_path / "base")
+    for seed, name in enumerate(("one", "two", "three")):
+        write_adapter(tmp_path / "adapters" / name, linears(model.shapes), seed=seed)
+    preload = [{"name": "three", "adapter_model_id": str(tmp_path / "adapters")}]
+    ordering = {"order": ["one", "two"], "base_model_id": str(base), "preload_adapters": preload}
+    (tmp_path / "ordering.json").write_text(json.dumps(ordering))
+    return tmp_path
+
+
+def models(url: str) -> dict[str, bool | None]:
+    """Names, and whether they are active."""
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=20) as response:
+        return {card["id"]: card.get("active") for card in json.load(response)["data"]}
+
+
+def test_what_the_ordering_file_preloads_is_loaded_beside_the_model(adapted: Path) -> None:
+    """The base is that of the ordering file; after /re_isq all is as before."""
+    lora = ["lora", "-a", str(adapted / "adapters"), "-o", str(adapted / "ordering.json")]
+    root = ["--adapter-root", str(adapted / "adapters"), "--max-loras", "4"]
+    body = {"prompt": "ab", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+    with serving(*root, *lora) as url:
+
+        def said(**fields: Any) -> str:
+            status, answer = post(f"{url}/v1/completions", body | fields)
+            assert status == 200, answer
+            return str(answer["choices"][0]["text"])
+
+        assert models(url) == {"base": None, "three": False, "one": True, "two": True}
+        assert said() == said(adapters=["one", "two"])
+        assert len({said(), said(adapters=[]), said(model="one"), said(model="three")}) == 4
+        assert post(f"{url}/v1/load_lora_adapter", {"lora_name": "four", "lora_path": "one"})[0] == 200
+        assert said(model="four") == said(model="one")
+        assert post(f"{url}/activate_adapters", {"adapter_names": ["three"]})[0] == 200
+        assert post(f"{url}/re_isq", {"ggml_type": "Q8_0"})[0] == 200
+        assert models(url) == {"base": None, "three": True, "one": False, "two": False, "four": False}
+        assert said() == said(model="three") != said(adapters=[])
+
+
+def test_merged_adapters_need_no_graph_that_takes_any(adapted: Path) -> None:
+    lora = ["lora", "-m", str(adapted / "base"), "-a", str(adapted / "adapters" / "one")]
+    with serving(*lora) as url:
+        assert post(f"{url}/v1/completions", {"prompt": "ab", "max_tokens": 2})[0] == 200
+        assert models(url) == {"base": None}
+
+
+def test_modules_are_loaded_by_name(adapted: Path, package: Path) -> None:
+    module = f"one={adapted / 'adapters' / 'one'}"
+    with serving("--lora-modules", module, "plain", "-m", str(adapted / "base")) as url:
+        assert models(url) == {"base": None, "one": False}
+        status, body = post(f"{url}/v1/load_lora_adapter", {"lora_name": "two", "lora_path": "two"})
+        assert (status, "--adapter-root" in body["error"]["message"]) == (403, True)
+    result = CliRunner().invoke(main, ["-p", "0", "--lora-modules", module, "compiled", "-m", str(package)])
+    assert (result.exit_code, "error: adapter 'one': " in result.output) == (4, True), result.output
+
+
+def test_a_chat_has_adapters_too(adapted: Path) -> None:
+    module = f"one={adapted / 'adapters' / 'one'}"
+    arguments = ["-i", "-c", "chatml", "--max-model-len", "64", "--lora-modules", module, "plain", "-m"]
+    result = CliRunner().invoke(main, [*arguments, str(adapted / "base")], input="/adapter one\n/adapter two\n/exit\n")
+    assert "Answering with one." in result.output, result.output
+    assert "did you mean 'one'" in result.output or "loaded are ['one']" in result.output
+
+
 def test_the_recommendations_of_a_model_can_be_left_aside(package: Path, tmp_path: Path) -> None:
     """A package whose generation_config.json is none cannot be loaded with it, and can without it."""
     broken = Path(shutil.copytree(package, tmp_path / "package"))
@@ -145,7 +217,7 @@ def test_a_package_that_cannot_run_as_asked(package: Path) -> None:
     assert "100000" in result.output
 
 
-@pytest.mark.parametrize("page", [[], ["demo"], ["compiled"], ["gguf"]])
+@pytest.mark.parametrize("page", [[], ["demo"], ["compiled"], *([name] for name in COMMANDS)])
 def test_help_fits_on_a_screen(page: list[str]) -> None:
     result = CliRunner().invoke(main, [*page, "--help"], terminal_width=100)
     assert result.exit_code == 0
