@@ -48,7 +48,7 @@ class Classifier:
 def classifier(emit: Emit, spec: Classifier, hidden: ir.Value) -> ir.Value:
     """Scalings (T, num_layers, num_adapters) of hidden states after the final norm, (T, hidden); both float32.
 
-    A row has the same bits in every batch of two rows or more; alone it has others.
+    A row has the same bits in every batch of two rows or more; alone it may have others.
     """
     with emit.at(CLASSIFIER):
         logits = _logits(emit, spec, hidden)

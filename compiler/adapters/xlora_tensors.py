@@ -89,7 +89,7 @@ def read_classifier(path: Path, spec: Classifier, layout: Layout) -> dict[str, F
                 _add_moved(linears, path.parent, spec, stack)
             stored = _canonical(linears, spec)
             _check(stored, spec)
-            return {name: _read(each) for name, each in stored.items()}
+            return {name: _read(stored[name]) for name in spec.shapes()}
         except CompileError as error:
             raise error if str(error).startswith(str(path)) else CompileError(f"{path}: {error}") from error
 
@@ -139,10 +139,10 @@ def _check(stored: Mapping[str, Stored], spec: Classifier) -> None:
     for name, each in stored.items():
         if name not in wanted:
             raise CompileError(f"tensor {each.tensor.name} is a bias, and use_bias of the config is false")
-        _check_tensor(each.tensor, wanted[name], spec)
-    for name in wanted:
+    for name, shape in wanted.items():
         if name not in stored:
             raise CompileError(f"the {_what(name)} is missing{_beside(name, stored.items())}: the file is incomplete")
+        _check_tensor(stored[name].tensor, shape, spec)
 
 
 def _what(name: str) -> str:
