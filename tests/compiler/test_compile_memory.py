@@ -15,27 +15,30 @@ MIB = 1 << 20
 CODE = """
 import sys
 from pathlib import Path
-from mistralrs_onnx.compiler.compile import compile_gguf
-compile_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
+from mistralrs_onnx.compiler.isq import Isq
+isq = Isq(sys.argv[3], requantize=True) if len(sys.argv) > 3 else Isq()
+compile_gguf(Path(sys.argv[1]), Path(sys.argv[2]), CompileOptions(isq=isq))
 status = Path("/proc/self/status").read_text().splitlines()  # the peak of this program; rusage keeps the parent's
 print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")))
 """
 
 
-def peak_memory(source: Path, out: Path) -> int:
-    made = subprocess.run([sys.executable, "-c", CODE, source, out], capture_output=True, text=True, check=True)
+def peak_memory(source: Path, out: Path, *isq: str) -> int:
+    made = subprocess.run([sys.executable, "-c", CODE, source, out, *isq], capture_output=True, text=True, check=True)
     return int(made.stdout)
 
 
 @pytest.mark.oracle
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_of_a_larger_real_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf", "gemma-3-270m.Q4_K_M.gguf"])
+def test_peak_memory_of_a_larger_real_model(name: str, tmp_path: Path) -> None:
     folder = os.environ.get("MISTRALRS_TEST_MODELS") or Path.home() / ".cache" / "mistralrs-onnx-test-models"
-    source = Path(folder, "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf")
+    source = Path(folder, name)
     if not source.is_file():
         pytest.skip(f"needs {source}")
     peak = peak_memory(source, tmp_path / "out")
-    print(f"peak {peak / MIB:.0f} MiB for {source.stat().st_size / MIB:.0f} MiB")
+    print(f"{name}: peak {peak / MIB:.0f} MiB for {source.stat().st_size / MIB:.0f} MiB")
     assert peak < 1024 * MIB
 
 
@@ -64,3 +67,13 @@ def test_peak_memory_is_bounded_and_does_not_grow(smollm2_gguf: Path, tiny_llama
     print(f"peak {small / MIB:.0f} MiB for the real model, {large / MIB:.0f} MiB for four times as many bytes")
     assert small < 400 * MIB
     assert large < small + 40 * MIB  # 8 MiB of a chunk and its planes may be another 8 MiB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("isq", ["Q4_K", "int4-64"])
+def test_quantizing_holds_pieces_and_not_a_matrix(isq: str, smollm2_gguf: Path, tmp_path: Path) -> None:
+    plain = peak_memory(smollm2_gguf, tmp_path / "plain")
+    quantized = peak_memory(smollm2_gguf, tmp_path / "quantized", isq)
+    print(f"peak {plain / MIB:.0f} MiB, {quantized / MIB:.0f} MiB to {isq}")
+    # A piece is 2 MiB and its search takes some copies of it, in each thread; the embedding alone is 108 MiB as floats.
+    assert quantized < plain + 16 * (os.cpu_count() or 1) * MIB + 40 * MIB
