@@ -13,14 +13,16 @@ from tokenizers import Tokenizer
 
 from mistralrs_onnx.graphs.contract import LARGEST_CHUNK, KVDtype, Manifest
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
+from mistralrs_onnx.runtime.core import Runner
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.generation import Defaults, read_defaults
 from mistralrs_onnx.runtime.lanes import Lanes
 from mistralrs_onnx.runtime.package import Package, open_package
-from mistralrs_onnx.runtime.probe import NEEDED, check_logits, make_invariant
-from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
+from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
+from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
+from mistralrs_onnx.runtime.xlora import XLoraRunner
 
 from .adapters import AdapterOptions, Adapters
 from .memory import available_memory
@@ -38,7 +40,8 @@ class LoadOptions:
     `kv_dtype`: of the keys and values kept. `determinism`: "invariant" gives the same bits whatever else runs; "fast"
     gives that up for chunks and drafts. `num_threads`: None takes every processor. `verify`: check sha256 sums.
     `generation_config`: "auto" samples as the package recommends what a request leaves unsaid. `adapters`: None runs
-    the graph that takes none, which is a little faster.
+    the graph that takes none, which is a little faster. `tgt_non_granular_index`: of X-LoRA, which generated token's
+    scalings all later ones use; None gives each its own.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -48,6 +51,7 @@ class LoadOptions:
     verify: bool = False
     generation_config: Literal["auto", "none"] = "auto"
     adapters: AdapterOptions | None = None
+    tgt_non_granular_index: int | None = None
 
 
 class Model:
@@ -106,8 +110,10 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
     adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
-    runner = make_runner(package, options, make_session(engine_path, options.num_threads))
+    session = make_session(engine_path, options.num_threads)
+    runner = _xlora_runner(package, options, session) or make_runner(package, options, session)
     check_logits(runner)
+    settle_rows(runner)
     if options.determinism == "invariant":
         _check_invariance(runner)
     tokenizer = package.tokenizer()
@@ -127,18 +133,34 @@ def _adapters(package: Package, options: LoadOptions, given: Adapters | None) ->
     return given
 
 
-def _check_invariance(runner: OrtRunner) -> None:
+def _check_invariance(runner: Runner) -> None:
     if runner.capacity < NEEDED:
         logger.warning(
             "a context of %d tokens is too short to check invariance on this machine: allow %d or more",
             runner.capacity,
             NEEDED,
         )
-    elif not make_invariant(runner):
+    elif not is_invariant(runner):
         logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
 
 
-def make_runner(package: Package, options: LoadOptions, session: InferenceSession) -> OrtRunner:
+def _xlora_runner(package: Package, options: LoadOptions, session: InferenceSession) -> XLoraRunner | None:
+    """None for a package without X-LoRA. Raises PackageError for options that do not go with it."""
+    record, index = package.manifest.xlora, options.tgt_non_granular_index
+    if record is None:
+        if index is not None:
+            raise PackageError(f"{package.path} has no X-LoRA: tgt_non_granular_index means nothing to it")
+        return None
+    if options.adapters is not None:
+        raise PackageError(f"{package.path} mixes adapters of its own (X-LoRA): it takes no others")
+    if index is not None and index < 1:
+        raise PackageError(f"tgt_non_granular_index counts generated tokens from 1, got {index}")
+    return XLoraRunner(lambda extra: make_runner(package, options, session, extra), record, index)
+
+
+def make_runner(
+    package: Package, options: LoadOptions, session: InferenceSession, extra: Extra | None = None
+) -> OrtRunner:
     """The runner of a package, with twice as many slots as requests: the others keep finished conversations."""
     limits, manifest = options.engine, package.manifest
     if limits.prefill_chunk > LARGEST_CHUNK:
@@ -151,11 +173,11 @@ def make_runner(package: Package, options: LoadOptions, session: InferenceSessio
         max_chunk=limits.prefill_chunk,
         kv_dtype=options.kv_dtype,
         determinism=options.determinism,
-        lanes=None if options.adapters is None else Lanes(manifest.lora, limits.max_seqs),
+        extra=Lanes(manifest.lora, limits.max_seqs) if extra is None and options.adapters is not None else extra,
     )
 
 
-def _engine(manifest: Manifest, runner: OrtRunner, tokenizer: Tokenizer, options: EngineOptions) -> Engine:
+def _engine(manifest: Manifest, runner: Runner, tokenizer: Tokenizer, options: EngineOptions) -> Engine:
     kv_mem = options.kv_mem or max(available_memory() // 2, runner.capacity * runner.token_bytes)
     ends = frozenset(manifest.eos_token_ids)
     try:

@@ -12,30 +12,27 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from mistralrs_onnx.graphs.caches import DenseCache, PackedCache
 from mistralrs_onnx.graphs.contract import (
     LARGEST_GROUP,
     MANIFEST,
-    PORTABLE_GRAPH,
     ROPE_MARGIN,
-    ROW_MULTIPLE,
     WEIGHTS,
     FileRecord,
-    KVDtype,
     LoraGroup,
     Manifest,
     TensorRecord,
+    XLoraRecord,
 )
-from mistralrs_onnx.graphs.decoder import Decoder, decoder
-from mistralrs_onnx.graphs.emit import Adapting, Drawing, Emit
-from mistralrs_onnx.graphs.lora import Recorded, Routed
-from mistralrs_onnx.graphs.moe import MoE
+from mistralrs_onnx.graphs.decoder import Decoder
+from mistralrs_onnx.graphs.emit import Drawing
 from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
 from .adapters.merge import MERGE_DTYPES, Merged, ToMerge, read_updates
+from .adapters.xlora import ToMix, XLora
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from .dense import DenseAs
+from .drawing import ENGINES, LORA_ENGINES, XLORA_ENGINES, draw
 from .errors import CompileError
 from .host_configs import host_configs
 from .isq import Isq, Requantized, make_plan
@@ -46,8 +43,6 @@ from .tokenizer.vocabulary import SpecialIds
 logger = logging.getLogger(__name__)
 
 COMPILER = f"mistralrs-onnx {version('mistralrs-onnx')}"
-ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
-LORA_ENGINES: dict[KVDtype, str] = {"float32": "engine-lora.onnx", "float16": "engine-lora-kv-float16.onnx"}
 DTYPES = {"auto": None, "f32": "F32", "f16": "F16", "bf16": "BF16"}
 
 
@@ -58,7 +53,7 @@ class CompileOptions:
     `dtype`: of dense weights, f32, f16 or bf16; auto keeps them as the checkpoint has them, which the CPU computes in
     float32 all the same. `isq`: what to quantize to. `reading`: what the user says of the checkpoint.
     `adapters`: merged into the weights before they are quantized. `merge_dtype`: f32, f16 or bf16, of what they change;
-    None keeps its type.
+    None keeps its type. `xlora`: adapters that become part of the model, mixed by a classifier.
     """
 
     accuracy: str = "int8"
@@ -68,6 +63,7 @@ class CompileOptions:
     reading: Reading = field(default_factory=Reading)
     adapters: tuple[ToMerge, ...] = ()
     merge_dtype: str | None = None
+    xlora: ToMix | None = None
 
     def __post_init__(self) -> None:
         if self.accuracy not in ("int8", "float32"):
@@ -117,8 +113,16 @@ def compile_checkpoint(
     return out
 
 
-def plan(checkpoint: Checkpoint, options: CompileOptions) -> tuple[Decoder, Weights]:
-    """What is to be drawn, and the weights in the types that they will have. Raises CompileError."""
+class Plan(NamedTuple):
+    """What is to be drawn, and the weights in the types that they will have."""
+
+    spec: Decoder
+    weights: Weights
+    xlora: XLora | None = None
+
+
+def plan(checkpoint: Checkpoint, options: CompileOptions) -> Plan:
+    """Raises CompileError."""
     spec = checkpoint.arch.decoder(checkpoint.config, checkpoint.weights.__contains__)
     _check_computable(spec)
     checkpoint.weights.check(spec.shapes())
@@ -127,17 +131,18 @@ def plan(checkpoint: Checkpoint, options: CompileOptions) -> tuple[Decoder, Weig
     if options.adapters:
         updates = read_updates(options.adapters, checkpoint.arch, spec.shapes())
         weights = Merged(weights, updates, MERGE_DTYPES.get(options.merge_dtype or ""), exact=checkpoint.weights)
+    xlora = None if options.xlora is None else options.xlora.read(checkpoint.arch, spec.shapes())
     if options.isq == Isq():
-        return spec, weights
+        return Plan(spec, weights, xlora)
     choices = make_plan(options.isq, weights, spec.shapes())
     if choices.fallbacks:
         first = choices.fallbacks[0]
         logger.warning("%d matrices fell back, such as %s: %s", len(choices.fallbacks), first.name, first.reason)
-    return spec, Requantized(weights, choices)
+    return Plan(spec, Requantized(weights, choices), xlora)
 
 
 def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report: Report) -> None:
-    spec, weights = plan(checkpoint, options)
+    spec, weights, xlora = plan(checkpoint, options)
     report(Progress("tokenizer", 0, 0))
     tokenizer, ids = checkpoint.tokenizer()
     configs = host_configs(checkpoint.config, spec, ids.bos, ids.eos, ids.pad, checkpoint.generation)
@@ -147,12 +152,12 @@ def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report
     report(Progress("draw", 0, 0))
     records = tensor_records(spec, weights)
     drawing = _drawing(records, options)
-    drawn = draw(spec, weights, file, drawing)
+    drawn = draw(spec, weights, file, drawing, None if xlora is None else xlora.drawn)
     for name, model in drawn.models.items():
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
     report(Progress("hash", 0, 0))
-    manifest = _manifest(checkpoint, spec, ids, options, drawing, records, drawn.lora, file_records(folder))
+    manifest = _manifest(checkpoint, spec, ids, options, drawing, records, drawn.lora, xlora, file_records(folder))
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -186,6 +191,7 @@ def _manifest(
     drawing: Drawing,
     records: Mapping[str, TensorRecord],
     lora: tuple[LoraGroup, ...],
+    xlora: XLora | None,
     files: Mapping[str, FileRecord],
 ) -> Manifest:
     return Manifest(
@@ -201,6 +207,7 @@ def _manifest(
         engines=ENGINES,
         lora_engines=LORA_ENGINES,
         lora=lora,
+        xlora=None if xlora is None else _xlora_record(xlora),
         accuracy=options.accuracy,
         row_multiple=drawing.row_multiple,
         invariant=_invariance(spec, options.accuracy),
@@ -209,6 +216,11 @@ def _manifest(
         tensors=records,
         files=files,
     )
+
+
+def _xlora_record(xlora: XLora) -> XLoraRecord:
+    names = tuple(adapter.name for adapter in xlora.adapters)
+    return XLoraRecord(XLORA_ENGINES, names, xlora.classifier.num_layers, xlora.scaling_pass)
 
 
 def _check_computable(spec: Decoder) -> None:
@@ -229,49 +241,6 @@ def _invariance(spec: Decoder, accuracy: str) -> str:
     if any(layer.attention.softcap and layer.attention.window for layer in spec.layers):
         return "no, because soft caps of scores in a window depend on where it begins"
     return "yes"
-
-
-class Drawn(NamedTuple):
-    """All graphs of a package, by file name, and the linears that adapters can adapt."""
-
-    models: Mapping[str, ir.Model]
-    lora: tuple[LoraGroup, ...]
-
-
-def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing) -> Drawn:
-    """All graphs over one weight file."""
-    recorded = Recorded()
-    models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing, recorded)}
-    for dtype, name in ENGINES.items():
-        models[name] = _draw_engine(spec, weights, file, drawing, dtype)
-        models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, drawing, dtype, recorded.groups)
-    return Drawn(models, recorded.groups)
-
-
-def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, adapting: Adapting) -> ir.Model:
-    emit = Emit("model", weights, file, drawing)
-    cache = DenseCache(emit, spec.kv, spec.context_length)
-    emit.adapting = adapting
-    cache.finish(decoder(emit, spec, cache), spec.vocab_size)
-    return emit.finish()
-
-
-def _draw_engine(
-    spec: Decoder,
-    weights: Weights,
-    file: WeightFile,
-    drawing: Drawing,
-    dtype: KVDtype,
-    lora: tuple[LoraGroup, ...] | None = None,
-) -> ir.Model:
-    """`lora`: the linears that adapters of the graph may adapt; None draws a graph that takes none."""
-    emit = Emit("engine", weights, file, drawing)
-    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN, grouped=spec.grouped_decode)
-    if any(isinstance(layer.mlp, MoE) for layer in spec.layers):
-        emit.row_multiple = emit.input(ROW_MULTIPLE, ir.DataType.INT64, [1])
-    emit.adapting = None if lora is None else Routed(emit, lora)
-    cache.finish(decoder(emit, spec, cache), spec.vocab_size)
-    return emit.finish()
 
 
 def write_weights(file: WeightFile, path: Path, report: Report) -> None:

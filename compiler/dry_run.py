@@ -18,7 +18,7 @@ TABLE = "model.embed_tokens.weight"
 
 def dry_run(checkpoint: Checkpoint, options: CompileOptions, available: int) -> Estimate:
     """`available`: bytes of memory that a server may take. Raises CompileError as compiling does."""
-    spec, weights = plan(checkpoint, options)
+    spec, weights, _ = plan(checkpoint, options)
     return estimate(spec, _tensors(spec, checkpoint.weights, weights), available)
 
 

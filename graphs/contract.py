@@ -56,6 +56,12 @@ LORA_LANE = "lora_lane"  # int64 (T,): lane of each packed token, -1 for none; w
 LORA_BLOCK = 16  # ranks are filled up with zeros to a multiple of this
 MIN_LANE_ROWS = 2  # a row alone would be summed in another order
 
+# Graphs of X-LoRA run twice in a step, over keys and values of their own: for scalings, and with them.
+SCALINGS = "scalings"  # float32 (T, sets, adapters)
+IS_SCALED = "is_scaled"  # bool (1,): whether adapters are added at all
+SCALING_INDEX = "scaling_index"  # int64 (Q,): packed tokens whose scalings are wanted
+NEXT_SCALINGS = "next_scalings"  # float32 (Q, sets, adapters)
+
 ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
 POSITION_IDS = "position_ids"  # int64 (B, S), portable graph
 
@@ -107,6 +113,16 @@ def lora_inputs(group: LoraGroup) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class XLoraRecord:
+    """`num_sets`: of scalings that a token has. `scaling_pass`: each adapter's scaling in the first pass."""
+
+    engines: Mapping[KVDtype, str]  # serving graph file of each KV cache type
+    adapters: tuple[str, ...]
+    num_sets: int
+    scaling_pass: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRecord:
     """What became of one tensor of the checkpoint."""
 
@@ -138,6 +154,7 @@ class Manifest:
     engines: Mapping[KVDtype, str]  # serving graph file of each KV cache type
     lora_engines: Mapping[KVDtype, str]  # the same, taking adapters
     lora: tuple[LoraGroup, ...]  # what adapters can adapt
+    xlora: XLoraRecord | None
     accuracy: str  # "int8" or "float32": what activations become inside quantized matmuls
     row_multiple: int  # T and R are padded to a multiple of this, or of 2, for batch invariance; machines differ
     invariant: str  # "yes", or "no, because ..."
@@ -164,6 +181,7 @@ class Manifest:
                 | {
                     "kv": KVGeometry(**raw["kv"]),
                     "lora": tuple(_lora_group(each) for each in raw["lora"]),
+                    "xlora": None if raw["xlora"] is None else _xlora_record(raw["xlora"]),
                     "eos_token_ids": tuple(raw["eos_token_ids"]),
                     "tensors": {k: TensorRecord(v["type"], tuple(v["shape"])) for k, v in raw["tensors"].items()},
                     "files": {k: FileRecord(**v) for k, v in raw["files"].items()},
@@ -175,3 +193,7 @@ class Manifest:
 
 def _lora_group(raw: Mapping[str, Any]) -> LoraGroup:
     return LoraGroup(tuple(raw["linears"]), raw["in_features"], tuple(raw["out_features"]), raw["is_expert"])
+
+
+def _xlora_record(raw: Mapping[str, Any]) -> XLoraRecord:
+    return XLoraRecord(raw["engines"], tuple(raw["adapters"]), raw["num_sets"], tuple(raw["scaling_pass"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -64,8 +65,14 @@ class Decoder:
         return shapes
 
 
-def decoder(emit: Emit, spec: Decoder, cache: Cache) -> ir.Value:
-    """Logits, (wanted positions, vocab)."""
+class Decoded(NamedTuple):
+    """Logits, (wanted positions, vocab), and what the LM head reads of all tokens, (tokens, hidden)."""
+
+    logits: ir.Value
+    hidden: ir.Value
+
+
+def decoder(emit: Emit, spec: Decoder, cache: Cache) -> Decoded:
     stream = emit.embed(cache.ids, "model.embed_tokens")
     residual = Residual(_times(emit, stream, spec.embedding_scale))
     for i, each in enumerate(spec.layers):
@@ -73,7 +80,7 @@ def decoder(emit: Emit, spec: Decoder, cache: Cache) -> ir.Value:
             residual = layer(emit, each, residual, cache, i)
     normed = add_norm(emit, spec.norm, residual, "model.norm").normed
     logits = emit.linear(cache.wanted(normed), "model.embed_tokens" if spec.tied else "lm_head")
-    return _softcapped(emit, _times(emit, logits, spec.logits_scale), spec.logits_softcap)
+    return Decoded(_softcapped(emit, _times(emit, logits, spec.logits_scale), spec.logits_softcap), normed)
 
 
 def _times(emit: Emit, x: ir.Value, factor: float) -> ir.Value:

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
     Logits come back for the last `num_logits` of them (0 in the middle of a prompt, more than 1 to verify a draft).
     `is_long`: the slot's positions are those of long sequences, in models that have two sets of them. `adapter`: what
-    changes the model for this row.
+    changes the model for this row. `last_granular`: with X-LoRA, the position whose scalings later tokens use too.
     """
 
     slot: int
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     num_logits: int
     is_long: bool = False
     adapter: Adapter | None = None
+    last_granular: int | None = None
 
 
 class Runner(Protocol):
@@ -37,6 +38,7 @@ class Runner(Protocol):
     capacity: int  # tokens that a slot can hold
     vocab_size: int
     token_bytes: int  # KV bytes of one token
+    tgt_non_granular_index: int | None  # X-LoRA: scalings of later tokens are those of the so-manieth generated one
     rope_switch: int | None  # requests of more tokens are long ones (`Row.is_long`); None: there is no difference
 
     def run(self, rows: Sequence[Row]) -> Logits:

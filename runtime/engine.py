@@ -121,6 +121,8 @@ class Engine:
         with self._wake:
             self._check_accepts()
             request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long, adapter)
+            if self._runner.tgt_non_granular_index is not None:
+                request.last_granular = len(prompt) + self._runner.tgt_non_granular_index - 1
             request.submitted_at = time.perf_counter()
             self._next_id += 1
             self._live[request.id] = Answer(request, sink, self._vocabulary, self._eos_token_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,12 @@ from mistralrs_onnx.graphs import contract
 from mistralrs_onnx.graphs.contract import LORA_BLOCK, MIN_LANE_ROWS, LoraGroup
 
 from .adapters import Adapter, Float32
+from .binding import bind_input
 from .core import Row
 from .kv_pool import reserve
+
+if TYPE_CHECKING:
+    from onnxruntime import IOBinding
 
 LINE = 64
 WASTE = 2  # how many rows may run for each that is wanted, before a step is cut into passes
@@ -41,9 +45,26 @@ class Lanes:
         self._groups = groups
         self._num_lanes = num_lanes
         self._pools: dict[int, _Pool] = {}
-        self.has_experts = any(group.is_expert for group in groups)
+        self._has_experts = any(group.is_expert for group in groups)
+        self._bound: Window | None = None
+        self._feeds: Feeds = {}
 
-    def place(self, rows: Sequence[Row], num_tokens: int) -> tuple[Window, Feeds]:
+    is_new_each_time = False
+
+    @property
+    def row_multiple(self) -> int:
+        return MIN_LANE_ROWS if self._has_experts else 1
+
+    def bind(self, binding: IOBinding, rows: Sequence[Row], num_tokens: int) -> None:
+        window, self._feeds = self._place(rows, num_tokens)
+        for name, value in self._feeds.items():
+            bind_input(binding, name, value)
+        if window != self._bound:
+            self._bound = window
+            for name, array in self._arrays(window):
+                bind_input(binding, name, array)
+
+    def _place(self, rows: Sequence[Row], num_tokens: int) -> tuple[Window, Feeds]:
         """Brings the adapters of a step into lanes. `num_tokens`: that are packed, their padding included."""
         adapters = list(dict.fromkeys(row.adapter for row in rows if row.adapter is not None))
         blocks = _power_of_two(max((adapter.blocks for adapter in adapters), default=1))
@@ -55,11 +76,11 @@ class Lanes:
             used[list(adapter.groups)] = True
         by_row = [-1 if row.adapter is None else lanes[row.adapter] - start for row in rows]
         feeds = _routes(rows, by_row, window.stop - start) | {contract.LORA_USED: used}
-        if self.has_experts:
+        if self._has_experts:
             feeds[contract.LORA_LANE] = _lane_of_tokens(rows, by_row, num_tokens)
         return window, feeds
 
-    def arrays(self, window: Window) -> Iterator[tuple[str, Float32]]:
+    def _arrays(self, window: Window) -> Iterator[tuple[str, Float32]]:
         """The inputs of the graph that hold these lanes."""
         pool = self._pool(window.blocks)
         for group, arrays in zip(self._groups, pool.arrays, strict=True):

@@ -24,7 +24,9 @@ class Package:
 
     def engine(self, kv_dtype: KVDtype, *, takes_adapters: bool = False) -> Path:
         """Raises PackageError for a KV type that was not compiled."""
-        engines = self.manifest.lora_engines if takes_adapters else self.manifest.engines
+        xlora = self.manifest.xlora
+        engines = self.manifest.engines if xlora is None else xlora.engines
+        engines = self.manifest.lora_engines if takes_adapters else engines
         if kv_dtype not in engines:
             raise PackageError(f"{self.path} has no serving graph for {kv_dtype} keys and values, only {list(engines)}")
         return self.path / engines[kv_dtype]

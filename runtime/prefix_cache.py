@@ -30,7 +30,8 @@ class Slot:
         """Length of the common prefix of `tokens` and what the slot has computed."""
         if self.request is None:
             return common_prefix(self.history, tokens)
-        prompt, computed = self.request.prompt_ids, self.request.num_computed
+        prompt = self.request.prompt_ids
+        computed = min(self.request.num_computed, self.request.num_shareable)
         common = common_prefix(prompt[:computed], tokens)
         if common < len(prompt) or computed == common:
             return common
@@ -100,7 +101,8 @@ class PrefixCache:
         slot.request, request.slot = None, None
         slot.last_use = self._tick()
         if self._reuse and not forget:
-            slot.history = np.array(request.token_ids[: request.num_computed], np.int64)
+            num_kept = min(request.num_computed, request.num_shareable)
+            slot.history = np.array(request.token_ids[:num_kept], np.int64)
         else:
             self._evict(slot)
 
@@ -128,7 +130,7 @@ class PrefixCache:
 
     def _match(self, request: Request, tokens: Tokens) -> Match | None:
         """The longest common prefix that leaves a token to run; of equals the one that can be taken in place."""
-        limit = len(tokens) - 1
+        limit = min(len(tokens) - 1, request.num_shareable)
         matches = [
             Match(slot, min(slot.num_common(tokens), limit)) for slot in self.slots if slot.key == request.cache_key
         ]

@@ -37,6 +37,7 @@ class Request:
     cache_scope: tuple[str, ...] = ()
     is_long: bool = False  # its positions are those of long sequences
     adapter: Adapter | None = None
+    last_granular: int | None = None  # position of the token whose scalings later ones use too
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
@@ -55,6 +56,11 @@ class Request:
     def cache_key(self) -> CacheKey:
         """Requests share prefixes only with those of the same key."""
         return self.cache_scope, self.is_long, "" if self.adapter is None else self.adapter.generation
+
+    @property
+    def num_shareable(self) -> int:
+        """Of the leading tokens, how many have the same keys and values in any request that begins with them."""
+        return len(self.token_ids) if self.last_granular is None else self.last_granular
 
     @property
     def num_prompt(self) -> int:

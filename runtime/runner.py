@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,23 +12,42 @@ from numpy.typing import NDArray
 from mistralrs_onnx.graphs import contract
 from mistralrs_onnx.graphs.contract import LARGEST_GROUP, KVDtype, Manifest
 
+from .binding import bind_input
 from .core import Logits, Row
 from .kv_pool import KVPool
-from .lanes import Feeds, Lanes, Window, passes
+from .lanes import Lanes, passes
 from .packing import Layout, Step, decode_again, decoding, pack
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, IOBinding
 
 Determinism = Literal["invariant", "fast"]
+
+
+class Extra(Protocol):
+    """What a graph takes beside tokens and keys and values."""
+
+    @property
+    def row_multiple(self) -> int:
+        """Experts must see a multiple of so many rows."""
+
+    @property
+    def is_new_each_time(self) -> bool:
+        """Whether to bind when the same rows decode again, too."""
+
+    def bind(self, binding: IOBinding, rows: Sequence[Row], num_tokens: int) -> None:
+        """Before a step; `num_tokens` are packed, padding included.
+
+        What is bound must live until the next call.
+        """
 
 
 class OrtRunner:
     """A `Runner` over one session and one pool of slots.
 
     `max_chunk`: the most tokens that a row of a step may have. `determinism`: with "invariant", logits are the same
-    bits whatever else is in the step and however a prompt is cut; "fast" keeps only the former. `lanes`: for a session
-    that takes adapters.
+    bits whatever else is in the step and however a prompt is cut; "fast" keeps only the former. `extra`: of a graph
+    that takes more than others.
     """
 
     def __init__(
@@ -41,7 +60,7 @@ class OrtRunner:
         max_chunk: int,
         kv_dtype: KVDtype = "float32",
         determinism: Determinism = "invariant",
-        lanes: Lanes | None = None,
+        extra: Extra | None = None,
     ) -> None:
         kv, dtype = manifest.kv, np.dtype(kv_dtype)
         # Behind the last token, a padded chunk must fit, and so must the copies that a decode writes.
@@ -49,6 +68,7 @@ class OrtRunner:
         self._pool = KVPool(num_slots, kv.num_layers, kv.num_heads, capacity, kv.head_size, dtype)
         self.num_slots = num_slots
         self.capacity = max_model_len
+        self.tgt_non_granular_index: int | None = None
         self.vocab_size = manifest.vocab_size
         self.token_bytes = kv.token_bytes(dtype.itemsize)
         self._session = session
@@ -65,9 +85,7 @@ class OrtRunner:
             self._bind_constant(contract.DECODE_EVEN, np.array(determinism == "invariant", np.int32))
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
         self._bound: Step | None = None
-        self._lanes = lanes
-        self._bound_lanes: Window | None = None
-        self._lane_feeds: Feeds = {}
+        self._extra = extra
         self.row_multiple = manifest.row_multiple
 
     @property
@@ -80,11 +98,11 @@ class OrtRunner:
         self._layout = self._layout._replace(multiple=multiple)
         self._bound = None
         if self._has_experts:
-            adapts_experts = self._lanes is not None and self._lanes.has_experts
-            self._bind_constant(contract.ROW_MULTIPLE, np.array([2 if adapts_experts else multiple], np.int64))
+            least = 1 if self._extra is None else self._extra.row_multiple
+            self._bind_constant(contract.ROW_MULTIPLE, np.array([max(multiple, least)], np.int64))
 
     def run(self, rows: Sequence[Row]) -> Logits:
-        parts = [] if self._lanes is None else passes(rows)
+        parts = passes(rows) if isinstance(self._extra, Lanes) else []
         if len(parts) < 2:
             return self._run(rows)
         first = np.cumsum([0, *(row.num_logits for row in rows)])
@@ -98,9 +116,11 @@ class OrtRunner:
         step = self._again(rows) or pack(rows, self._layout)
         assert step.longest <= self.capacity, f"slot of {self.capacity} tokens asked to hold {step.longest}"
         assert step.largest_id < self.vocab_size, f"token {step.largest_id} of a vocabulary of {self.vocab_size}"
-        if self._bound is None or step.feeds is not self._bound.feeds:
+        is_new = self._bound is None or step.feeds is not self._bound.feeds
+        if is_new:
             self._bind(step)
-            self._bind_lanes(rows, step)
+        if self._extra is not None and (is_new or self._extra.is_new_each_time):
+            self._extra.bind(self._binding, rows, len(step.feeds[contract.INPUT_IDS]))
         self._session.run_with_iobinding(self._binding)
         return self._logits[: step.num_logits]
 
@@ -126,24 +146,12 @@ class OrtRunner:
         logits = self._room_for(len(step.feeds[contract.LOGIT_INDEX]))
         self._binding.bind_output(contract.LOGITS, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
 
-    def _bind_lanes(self, rows: Sequence[Row], step: Step) -> None:
-        if self._lanes is None:
-            return
-        window, feeds = self._lanes.place(rows, len(step.feeds[contract.INPUT_IDS]))
-        for name, value in feeds.items():
-            self._bind_input(name, value)
-        self._lane_feeds = feeds  # bound memory must live
-        if window != self._bound_lanes:
-            self._bound_lanes = window
-            for name, value in self._lanes.arrays(window):
-                self._bind_input(name, value)
-
     def _bind_constant(self, name: str, value: NDArray[np.generic]) -> None:
         self._constants[name] = value
         self._bind_input(name, value)
 
     def _bind_input(self, name: str, value: NDArray[np.generic]) -> None:
-        self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        bind_input(self._binding, name, value)
 
     def _bind_window(self, window: _Window, slots: slice) -> None:
         if slots == window.slots:

@@ -35,7 +35,8 @@ class Scheduled(NamedTuple):
         request = self.request
         assert request.slot is not None, f"request {request.id} runs without a slot"
         tokens = request.next_tokens(self.num_tokens)
-        return Row(request.slot, request.num_computed, tokens, int(self.is_drawn), request.is_long, request.adapter)
+        own = request.is_long, request.adapter, request.last_granular
+        return Row(request.slot, request.num_computed, tokens, int(self.is_drawn), *own)
 
 
 class Scheduler:

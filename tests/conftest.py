@@ -13,6 +13,7 @@ from gguf import quants
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
 from mistralrs_onnx.graphs.contract import KVDtype
 from mistralrs_onnx.runtime.package import Package, open_package
+from mistralrs_onnx.runtime.probe import settle_rows
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 
@@ -127,7 +128,7 @@ class RunnerOf:
     ) -> OrtRunner:
         if kv_dtype not in self._sessions:
             self._sessions[kv_dtype] = make_session(self.package.engine(kv_dtype))
-        return OrtRunner(
+        runner = OrtRunner(
             self._sessions[kv_dtype],
             self.package.manifest,
             num_slots=num_slots,
@@ -136,6 +137,8 @@ class RunnerOf:
             kv_dtype=kv_dtype,
             determinism=determinism,
         )
+        settle_rows(runner)
+        return runner
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def ordering(tmp_path: Path) -> Ordering:
 
 def up_of(located: Located) -> NDArray[np.float32]:
     with located.open() as checkpoint:
-        _, weights = plan(checkpoint, located.options)
+        weights = plan(checkpoint, located.options).weights
         return weights.matrix(UP).rows(0, 96).view(np.float32).copy()
 
 

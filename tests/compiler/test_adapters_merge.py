@@ -211,8 +211,8 @@ def test_dry_runs_and_isq_see_merged_weights(model: Path, adapter: Path) -> None
         with open_folder(model, Reading()) as checkpoint:
             tensors = {each.name: each for each in dry_run(checkpoint, options, 1 << 40).tensors}
             assert (tensors[adapted].type_out, tensors[other].type_out) == kinds
-            _, with_it = plan(checkpoint, options)
-            _, without = plan(checkpoint, CompileOptions(dtype=options.dtype, isq=options.isq))
+            with_it = plan(checkpoint, options).weights
+            without = plan(checkpoint, CompileOptions(dtype=options.dtype, isq=options.isq)).weights
             assert not np.array_equal(with_it.matrix(adapted).rows(0, 8), without.matrix(adapted).rows(0, 8))
             np.testing.assert_array_equal(with_it.matrix(other).rows(0, 8), without.matrix(other).rows(0, 8))
 
@@ -266,8 +266,8 @@ def test_sums_are_rounded_once(model: Path, adapter: Path) -> None:
     """Weights that were rounded to bfloat16 before would be off by more than half a unit in the last place."""
     name = "model.layers.0.mlp.up_proj.weight"
     with open_folder(model, Reading()) as checkpoint:
-        _, exact = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),)))
-        _, rounded = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),), dtype="bf16"))
+        exact = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),))).weights
+        rounded = plan(checkpoint, CompileOptions(adapters=(ToMerge(in_folder(adapter)),), dtype="bf16")).weights
         once = floats(exact.matrix(name).rows(0, 96), "F32").astype(DENSE["BF16"])
         np.testing.assert_array_equal(floats(rounded.matrix(name).rows(0, 96), "BF16"), once.astype(np.float32))
 

@@ -14,7 +14,7 @@ from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.graphs.contract import Manifest
 from mistralrs_onnx.runtime.core import Row
 from mistralrs_onnx.runtime.package import open_package
-from mistralrs_onnx.runtime.probe import make_invariant
+from mistralrs_onnx.runtime.probe import settle_rows
 from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 
@@ -33,7 +33,7 @@ class Probe:
         self.manifest: Manifest = package.manifest
         session = make_session(package.engine("float32"), threads)
         self._runner = OrtRunner(session, self.manifest, num_slots=4, max_model_len=64, max_chunk=64)
-        make_invariant(self._runner)
+        settle_rows(self._runner)
         self._is_long = self._runner.rope_switch is not None and len(IDS) > self._runner.rope_switch
 
     def prefill(self, slot: int, chunk: int) -> np.ndarray:

@@ -31,6 +31,7 @@ class FakeRunner:
     def __init__(self, num_slots: int = 20, capacity: int = 4096, gate: threading.Semaphore | None = None) -> None:
         self.num_slots, self.capacity = num_slots, capacity
         self.vocab_size, self.token_bytes, self.rope_switch = VOCAB, 100, None
+        self.tgt_non_granular_index: int | None = None
         self.held = np.full((num_slots, capacity + 1), EMPTY, np.int64)
         self.steps: list[list[Row]] = []
         self.copies: list[tuple[int, int, int]] = []

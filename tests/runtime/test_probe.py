@@ -8,7 +8,7 @@ import pytest
 
 from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.errors import PackageError
-from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant
+from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
 
 
 @pytest.mark.parametrize("capacity", [NEEDED, 64, 4096])
@@ -35,3 +35,17 @@ def test_logits_that_are_zero_are_refused(fake) -> None:
 
     with pytest.raises(PackageError, match="no sane logits"):
         check_logits(Silent())
+
+
+@pytest.mark.parametrize(("alone", "multiple"), [(1.0, 1), (1.5, 2)])
+def test_rows_go_in_pairs_where_one_alone_has_other_bits(fake, alone: float, multiple: int) -> None:
+    class Kernel(fake):
+        row_multiple = 1
+
+        def run(self, rows: Sequence[Row]) -> Logits:
+            return super().run(rows) * (alone if len(rows) == self.row_multiple == 1 else 1)
+
+    runner = Kernel(num_slots=2, capacity=64)
+    settle_rows(runner)
+    assert runner.row_multiple == multiple
+    assert is_invariant(runner)

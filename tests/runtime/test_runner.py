@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mistralrs_onnx.runtime.core import Logits, Row
-from mistralrs_onnx.runtime.probe import check_logits, make_invariant
+from mistralrs_onnx.runtime.probe import check_logits, is_invariant
 from mistralrs_onnx.runtime.runner import OrtRunner
 
 PROMPT = np.random.default_rng(0).integers(5, 40000, 600).tolist()
@@ -148,4 +148,4 @@ def test_float16_keys_and_values(smollm2_runner) -> None:
 
 def test_the_probe_says_what_holds(runner: OrtRunner) -> None:
     check_logits(runner)
-    assert make_invariant(runner)
+    assert is_invariant(runner)

@@ -1,0 +1,83 @@
+"""All graphs of a package: the portable one, and one to serve for each way of serving and each type of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from mistralrs_onnx.graphs.caches import DenseCache, PackedCache
+from mistralrs_onnx.graphs.contract import PORTABLE_GRAPH, ROPE_MARGIN, ROW_MULTIPLE, KVDtype, LoraGroup
+from mistralrs_onnx.graphs.decoder import Decoder, decoder
+from mistralrs_onnx.graphs.emit import Adapting, Drawing, Emit
+from mistralrs_onnx.graphs.lora import Recorded, Routed
+from mistralrs_onnx.graphs.moe import MoE
+from mistralrs_onnx.graphs.weights import WeightFile, Weights
+from mistralrs_onnx.graphs.xlora import Scaled, WithXLora, XLora
+
+ENGINES: dict[KVDtype, str] = {"float32": "engine.onnx", "float16": "engine-kv-float16.onnx"}
+LORA_ENGINES: dict[KVDtype, str] = {"float32": "engine-lora.onnx", "float16": "engine-lora-kv-float16.onnx"}
+XLORA_ENGINES: dict[KVDtype, str] = {"float32": "engine-xlora.onnx", "float16": "engine-xlora-kv-float16.onnx"}
+
+
+class Drawn(NamedTuple):
+    """Graphs by file name, and the linears that adapters can adapt."""
+
+    models: Mapping[str, ir.Model]
+    lora: tuple[LoraGroup, ...]
+
+
+def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, xlora: XLora | None = None) -> Drawn:
+    """All graphs over one weight file."""
+    recorded = Recorded()
+    models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing, recorded)}
+    for dtype, name in ENGINES.items():
+        models[name] = _draw_engine(spec, weights, file, drawing, dtype)
+        models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, drawing, dtype, recorded.groups)
+        if xlora is not None:
+            models[XLORA_ENGINES[dtype]] = _draw_xlora(spec, WithXLora(weights, xlora), file, drawing, dtype, xlora)
+    return Drawn(models, recorded.groups)
+
+
+def _draw_portable(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, adapting: Adapting) -> ir.Model:
+    emit = Emit("model", weights, file, drawing)
+    cache = DenseCache(emit, spec.kv, spec.context_length)
+    emit.adapting = adapting
+    cache.finish(decoder(emit, spec, cache).logits, spec.vocab_size)
+    return emit.finish()
+
+
+def _draw_engine(
+    spec: Decoder,
+    weights: Weights,
+    file: WeightFile,
+    drawing: Drawing,
+    dtype: KVDtype,
+    lora: tuple[LoraGroup, ...] | None = None,
+) -> ir.Model:
+    """`lora`: the linears that adapters of the graph may adapt; None draws a graph that takes none."""
+    emit = Emit("engine", weights, file, drawing)
+    cache = _serving_cache(emit, spec, dtype)
+    emit.adapting = None if lora is None else Routed(emit, lora)
+    cache.finish(decoder(emit, spec, cache).logits, spec.vocab_size)
+    return emit.finish()
+
+
+def _draw_xlora(
+    spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, dtype: KVDtype, xlora: XLora
+) -> ir.Model:
+    emit = Emit("engine", weights, file, drawing)
+    cache = _serving_cache(emit, spec, dtype)
+    emit.adapting = scaled = Scaled(emit, xlora)
+    logits, hidden = decoder(emit, spec, cache)
+    scaled.finish(emit, hidden)
+    cache.finish(logits, spec.vocab_size)
+    return emit.finish()
+
+
+def _serving_cache(emit: Emit, spec: Decoder, dtype: KVDtype) -> PackedCache:
+    cache = PackedCache(emit, spec.kv, dtype, spec.context_length + ROPE_MARGIN, grouped=spec.grouped_decode)
+    if any(isinstance(layer.mlp, MoE) for layer in spec.layers):
+        emit.row_multiple = emit.input(ROW_MULTIPLE, ir.DataType.INT64, [1])
+    return cache
