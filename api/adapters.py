@@ -85,7 +85,7 @@ class Adapters:
         try:
             adapter = self._read(name, in_folder(folder, name), self._root)
         except CompileError as error:
-            told = str(error).replace(f"{self._root}/", "")  # where the root is, is nobody's business
+            told = str(error).replace(f"{self._root}/", "").replace(str(self._root), "the folder of adapters")
             raise RequestError(f"adapter {name!r}: {told}", code="invalid_adapter", param="lora_path") from error
         self.registry.add(adapter, replace=replace)
         return adapter

@@ -101,9 +101,10 @@ def test_what_is_no_folder_is_not_found(adapters: Adapters, root: Path, path: st
 
 def test_where_the_root_is_is_not_told(adapters: Adapters, root: Path) -> None:
     os.remove(root / "poem" / "adapter_config.json")
-    with pytest.raises(RequestError, match=r"adapter 'bad': poem has no file adapter_config\.json") as caught:
-        adapters.load("bad", "poem")
-    assert str(root.parent) not in str(caught.value)
+    for path, name in (("poem", "poem"), (".", "the folder of adapters")):
+        with pytest.raises(RequestError, match=rf"adapter 'bad': {name} has no file adapter_config\.json") as caught:
+            adapters.load("bad", path)
+        assert str(root.parent) not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "a b", "ä", "x" * 129, "a\n", "default", "tiny"])
