@@ -10,15 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from mistralrs_onnx.compiler.archs.arch import Arch
+from mistralrs_onnx.compiler.checkpoints.safetensors import read_safetensors
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.naming import Shape
 from mistralrs_onnx.graphs.classifier import Classifier
+from mistralrs_onnx.graphs.xlora import XLora as DrawnXLora
 from mistralrs_onnx.ops.formats import Float32
 
 from .files import CONFIG, WEIGHTS, AdapterFiles, confine, find_adapters, in_folder
 from .merge import weighted
 from .modules import EMBEDDING
-from .ordering import Ordering, check_identity
+from .ordering import Ordering, check_identity, read_ordering
 from .peft import Adapter, AdapterLimits, generation_of, read_files
 from .xlora_config import XLoraConfig, read_xlora_config
 from .xlora_layers import number_layers
@@ -27,6 +29,7 @@ from .xlora_tensors import read_classifier
 XLORA_CONFIG, XLORA_CLASSIFIER = "xlora_config.json", "xlora_classifier.safetensors"
 
 LIMITS = AdapterLimits()
+_BASE_TOO = "base_model.lora_model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,30 @@ class XLora:
     adapters: tuple[Adapter, ...]
     layers: Mapping[str, int]
     scaling_pass: tuple[float, ...]
+
+    @property
+    def drawn(self) -> DrawnXLora:
+        """What the graph needs of it."""
+        updates = tuple(adapter.updates for adapter in self.adapters)
+        return DrawnXLora(self.classifier, self.weights, updates, self.layers)
+
+
+@dataclass(frozen=True, slots=True)
+class ToMix:
+    """Where an X-LoRA is: its repository, the ordering file, and the base model as the user spells it."""
+
+    folder: Path
+    ordering: Path | None = None
+    base: str | None = None
+
+    def read(self, arch: Arch, shapes: Mapping[str, Shape]) -> XLora:
+        """Raises CompileError as `read_xlora` does, and for adapters of what is no layer."""
+        ordering = None if self.ordering is None else read_ordering(self.ordering)
+        xlora = read_xlora(self.folder, arch, shapes, ordering, base=self.base)
+        for linear in xlora.layers:
+            if not linear.startswith("model.layers."):
+                raise CompileError(f"{self.folder} adapts {linear}: X-LoRA is computed in the layers only")
+        return xlora
 
 
 class XLoraFiles(NamedTuple):
@@ -80,6 +107,8 @@ def read_xlora(
     names = _names(config, ordering, files.config)
     _check_config(config, files.config, len(names), shapes[EMBEDDING][1])
     found = [_adapter_files(folder, name, config.adapters.get(name, ""), adapters or {}) for name in names]
+    for one in found:
+        _check_own(one)
     read = _weighted([read_files(each, arch, shapes, limits, root=root) for each in found], config)
     numbers, num_layers = number_layers(ordering, arch, shapes, read[0].updates)
     if not config.layerwise_scalings:
@@ -147,6 +176,16 @@ def _adapter_files(folder: Path, name: str, path: str, given: Mapping[str, Path]
     if last and (folder / last / CONFIG).is_file():
         return in_folder(folder / last, name)
     return find_adapters(folder, (name,))[0]
+
+
+def _check_own(files: AdapterFiles) -> None:
+    """PEFT calls adapters of an X-LoRA 0, 1, ..., and saves folders of these names in which they are not whole."""
+    with read_safetensors(files.weights) as file:
+        if any(name.startswith(_BASE_TOO) for name in file.tensors):
+            raise CompileError(
+                f"{files.weights} is no adapter, but what PEFT saves of base, adapter and classifier together: give the"
+                f" folder that adapter {files.name} was in when the X-LoRA was trained"
+            )
 
 
 def _weighted(adapters: Sequence[Adapter], config: XLoraConfig) -> tuple[Adapter, ...]:

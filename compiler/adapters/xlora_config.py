@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 MAX_CONFIG = 1 << 20  # bytes
 MAX_DEPTH = 64
 MAX_SIZE = 1 << 20
+MAX_ADAPTERS = 256
 LARGEST = 1e6  # weights and scaling values
 
 Layout = Literal["xlora", "peft"]
@@ -153,6 +154,8 @@ def _adapters(value: object) -> dict[str, str]:
     names = [] if value is None else value
     if not isinstance(names, list | dict) or not all(isinstance(name, str) for name in names):
         raise CompileError(f"adapters must be a list of names or an object of names and paths, got {_shown(value)}")
+    if len(names) > MAX_ADAPTERS:
+        raise CompileError(f"adapters must be at most {MAX_ADAPTERS}, got {len(names)}")
     for name in names:
         check_name(name)
     if isinstance(names, dict):

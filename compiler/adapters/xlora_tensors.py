@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +14,8 @@ import numpy as np
 from mistralrs_onnx.compiler.checkpoints.safetensors import SafeTensor, Safetensors, read_safetensors
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.graphs.classifier import CLASSIFIER, Classifier
-from mistralrs_onnx.graphs.weights import DENSE, Matrix, Weights
-from mistralrs_onnx.ops.formats import Bytes, Float32
+from mistralrs_onnx.graphs.weights import DENSE
+from mistralrs_onnx.ops.formats import Float32
 
 from .files import WEIGHTS
 from .xlora_config import Layout
@@ -43,40 +42,6 @@ class Stored(NamedTuple):
 
 
 Linears = dict[int, dict[str, Stored]]  # by number, then weight or bias
-
-
-@dataclass(frozen=True, slots=True)
-class DenseMatrix:
-    """A float32 matrix in memory (`graphs.weights.Matrix`)."""
-
-    values: Float32
-    format: str = "F32"
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape[0], self.values.shape[1]
-
-    def rows(self, start: int, stop: int) -> Bytes:
-        return np.ascontiguousarray(self.values[start:stop]).view(np.uint8)
-
-
-class WithClassifier:
-    """Weights of a base (`graphs.weights.Weights`), and those of a classifier beside them."""
-
-    def __init__(self, weights: Weights, classifier: Mapping[str, Float32]) -> None:
-        self._weights = weights
-        self._classifier = classifier
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._classifier or name in self._weights
-
-    def matrix(self, name: str) -> Matrix:
-        found = self._classifier.get(name)
-        return self._weights.matrix(name) if found is None else DenseMatrix(found)
-
-    def vector(self, name: str) -> Float32:
-        found = self._classifier.get(name)
-        return self._weights.vector(name) if found is None else found
 
 
 def read_classifier(path: Path, spec: Classifier, layout: Layout) -> dict[str, Float32]:

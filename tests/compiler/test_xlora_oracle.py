@@ -19,6 +19,7 @@ from mistralrs_onnx.compiler.adapters.xlora import read_xlora
 from mistralrs_onnx.compiler.adapters.xlora_layers import ordered_modules
 from mistralrs_onnx.compiler.archs.arch import Arch
 from mistralrs_onnx.compiler.config import Config
+from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.hf_model import find_architecture
 
 pytestmark = pytest.mark.oracle
@@ -122,3 +123,10 @@ def test_what_peft_saves_is_read(
     assert read.config.global_scaling_weight == 0.5
     numbers = {module: number for number, module in enumerate(xlora.modules)}
     assert read.layers["model.layers.1.self_attn.k_proj"] == numbers["model.layers.1.self_attn.qkv_proj"]
+
+
+def test_the_folders_that_peft_saves_beside_are_no_adapters(tmp_path: Path) -> None:
+    base, xlora = written("llama", tmp_path, layout="peft", names=("0", "1"))
+    saved = save_as_peft(peft_model(base, xlora), tmp_path / "saved")
+    with pytest.raises(CompileError, match=r"saved.0.adapter_model\.safetensors is no adapter, but what PEFT saves"):
+        read_xlora(saved, *arch_and_shapes("llama"))

@@ -21,7 +21,6 @@ from mistralrs_onnx.compiler.adapters.ordering import read_ordering
 from mistralrs_onnx.compiler.adapters.xlora import XLora, find_xlora, read_xlora, scaling_pass
 from mistralrs_onnx.compiler.adapters.xlora_config import XLoraConfig, parse_xlora_config, read_xlora_config
 from mistralrs_onnx.compiler.adapters.xlora_layers import number_layers, ordered_modules
-from mistralrs_onnx.compiler.adapters.xlora_tensors import WithClassifier
 from mistralrs_onnx.compiler.archs import find_arch
 from mistralrs_onnx.compiler.errors import CompileError
 
@@ -232,19 +231,6 @@ def test_the_head_comes_after_all_layers() -> None:
     assert list(ordered_modules(LLAMA.hf_naming, shapes, names)) == names[::-1]
 
 
-def test_weights_of_the_classifier_beside_those_of_a_base() -> None:
-    own = {"xlora.classifier.0.weight": np.eye(3, dtype=np.float32), "xlora.classifier.0.bias": np.ones(3, np.float32)}
-    base = WithClassifier(WithClassifier({}, {"norm": np.zeros(2, np.float32)}), own)  # type: ignore[arg-type]
-    assert "norm" in base
-    assert "xlora.classifier.0.bias" in base
-    assert "xlora.classifier.1.bias" not in base
-    matrix = base.matrix("xlora.classifier.0.weight")
-    assert (matrix.format, matrix.shape) == ("F32", (3, 3))
-    assert matrix.rows(1, 3).view(np.float32).tolist() == [[0, 1, 0], [0, 0, 1]]
-    assert base.vector("xlora.classifier.0.bias").tolist() == [1, 1, 1]
-    assert base.vector("norm").tolist() == [0, 0]
-
-
 def test_defaults_of_the_config() -> None:
     config = parse_xlora_config({"hidden_size": 8, "adapters": ["a"], "base_model_id": "b"})
     assert config == XLoraConfig(8, base_model_id="b", adapters={"a": ""})
@@ -284,6 +270,7 @@ def test_what_is_unknown_is_said(caplog: pytest.LogCaptureFixture) -> None:
         ({"adapters": "a"}, "adapters must be a list of names or an object of names and paths, got 'a'"),
         ({"adapters": [1]}, "adapters must be a list of names"),
         ({"adapters": ["a", "a"]}, "adapters must name each adapter once, got a twice"),
+        ({"adapters": [str(i) for i in range(257)]}, "adapters must be at most 256, got 257"),
         ({"adapters": {"../a": "p"}}, "an adapter's name must be"),
         ({"use_mean_pool": True}, "use_mean_pool is not supported"),
         ({"peft_type": "LORA"}, "peft_type must be XLORA, got 'LORA'"),

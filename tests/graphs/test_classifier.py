@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ from numpy.typing import NDArray
 from tiny_xlora import PEFT_PREFIX, random_linears, stored_tensors
 from xlora_reference import scalings
 
-from mistralrs_onnx.compiler.adapters.xlora_tensors import DenseMatrix
 from mistralrs_onnx.graphs.classifier import Classifier, classifier
 from mistralrs_onnx.graphs.emit import Drawing, Emit
 from mistralrs_onnx.graphs.weights import Matrix, WeightFile
-from mistralrs_onnx.ops.formats import Float32
+from mistralrs_onnx.ops.formats import Bytes, Float32
 
 HIDDEN, SIZE, LAYERS, ADAPTERS = 64, 24, 5, 4
 # Of the largest scaling, or of 1: float32 sums of 64 terms, three in a row, make logits of about 10, which a softmax at
@@ -40,6 +40,21 @@ OPTIONS: list[Config] = [
 ]
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A matrix of float32 in memory."""
+
+    values: Float32
+    format: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    def rows(self, start: int, stop: int) -> Bytes:
+        return self.values[start:stop].view(np.uint8)
+
+
 class Tensors:
     """Weights in memory."""
 
@@ -50,7 +65,7 @@ class Tensors:
         return name in self._values
 
     def matrix(self, name: str) -> Matrix:
-        return DenseMatrix(self._values[name])
+        return Rows(self._values[name])
 
     def vector(self, name: str) -> Float32:
         return self._values[name]

@@ -17,6 +17,7 @@ from xlora_reference import Expert
 
 Layout = Literal["xlora", "peft"]
 Tensors = dict[str, NDArray[np.float32]]
+Linears = list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]  # weights and biases
 PEFT_PREFIX = "base_model.internal_xlora_classifier.layers"
 ALPHA = 8
 
@@ -30,7 +31,7 @@ class TinyXLora:
 
     folder: Path
     config: dict[str, Any]
-    linears: list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]
+    linears: Linears
     modules: dict[str, tuple[int, int]]
     names: tuple[str, ...]
     ranks: tuple[int, ...]
@@ -56,9 +57,11 @@ def write_xlora(
     names: Sequence[str] = ("first", "second", "third"),
     base: str = "tiny",
     seed: int = 0,
+    linears: Linears | None = None,
     **config: Any,
 ) -> TinyXLora:
     """`modules`: Hugging Face name to (N, K), in the order of the model. `config`: keys that are not the default.
+    `linears`: of the classifier, else they are random.
 
     The training code's repository has xlora_config.json, xlora_classifier.safetensors, ordering.json and a folder for
     each adapter; PEFT's has adapter_config.json, adapter_model.safetensors and the folders. Ranks are 4, 5, 6, ...
@@ -73,7 +76,8 @@ def write_xlora(
         write_adapter(folder / name, modules, rank=rank, alpha=ALPHA, seed=i, target_modules=ends)
     num_layers = len(modules) if values["layerwise_scalings"] else 1
     has_bias = layout == "peft" or values["use_bias"]
-    linears = random_linears(values, num_layers * len(names), has_bias=has_bias, seed=seed)
+    if linears is None:
+        linears = random_linears(values, num_layers * len(names), has_bias=has_bias, seed=seed)
     written = TinyXLora(folder, values, linears, dict(modules), tuple(names), ranks)
     if layout == "xlora":
         _write_json(folder / "xlora_config.json", values | {"base_model_id": base, "adapters": list(names)})
@@ -88,9 +92,7 @@ def write_xlora(
     return written
 
 
-def random_linears(
-    config: Mapping[str, Any], num_scalings: int, *, has_bias: bool, seed: int
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32] | None]]:
+def random_linears(config: Mapping[str, Any], num_scalings: int, *, has_bias: bool, seed: int) -> Linears:
     """Logits come out around 1, for hidden states of order 1."""
     widths = [config["hidden_size"], *[config["xlora_size"]] * (config["xlora_depth"] - 1), num_scalings]
     rng = np.random.default_rng(seed)
@@ -104,7 +106,7 @@ def random_linears(
 
 def stored_tensors(
     config: Mapping[str, Any],
-    linears: Sequence[tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+    linears: Linears,
     layout: Layout,
 ) -> Tensors:
     """Under the names of a list of modules, in which ReLU and dropout have numbers too."""

@@ -45,6 +45,7 @@ def load(folder: Path) -> Any:
     import torch
     import transformers
 
+    torch.set_num_threads(1)  # matrices are too small to share
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     model.config.use_cache = False
     return model.eval()
