@@ -111,7 +111,7 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
     session = make_session(engine_path, options.num_threads)
-    runner = _xlora_runner(package, options, session) or make_runner(package, options, session)
+    runner = make_xlora_runner(package, options, session) or make_runner(package, options, session)
     check_logits(runner)
     settle_rows(runner)
     if options.determinism == "invariant":
@@ -144,7 +144,7 @@ def _check_invariance(runner: Runner) -> None:
         logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
 
 
-def _xlora_runner(package: Package, options: LoadOptions, session: InferenceSession) -> XLoraRunner | None:
+def make_xlora_runner(package: Package, options: LoadOptions, session: InferenceSession) -> XLoraRunner | None:
     """None for a package without X-LoRA. Raises PackageError for options that do not go with it."""
     record, index = package.manifest.xlora, options.tgt_non_granular_index
     if record is None:
