@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from golden import read_golden
+from peft_oracles import KINDS, NAMES, WEIGHTS, Kind, answer, attach, attach_several, check, load
 from safetensors.numpy import load_file
-from tiny_adapters import drawn, linears, write_adapter
+from tiny_adapters import linears, write_adapter
 from tiny_gguf import write_gguf
-from tiny_models import IDS, TOLERANCE, Described, write_folder
+from tiny_models import IDS, Described, write_folder
 
 from mistralrs_onnx.compiler.adapters.files import in_folder
 from mistralrs_onnx.compiler.adapters.merge import ToMerge
@@ -22,74 +23,6 @@ from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.sessions import make_session
 
 pytestmark = pytest.mark.oracle
-
-NAMES = ["mistral-v0.1", "gemma", "llama", "llama-tied", "mixtral", "phi2", "phi3-4k", "qwen2"]
-NOTICEABLE = 100 * TOLERANCE  # what adapters must change, so that a test without them would fail
-
-
-class Kind(NamedTuple):
-    """What one adapter is: `config` goes to PEFT as it is."""
-
-    rank: int = 4
-    alpha: float = 8
-    config: Mapping[str, Any] = {}
-
-
-KINDS = {
-    "plain": Kind(),
-    "rank 1": Kind(1, 1.5),
-    "rslora": Kind(config={"use_rslora": True}),
-    "patterns": Kind(
-        config={
-            "rank_pattern": {r"layers\.[01]\..*[kv]_proj": 2, "o_proj": 8, "dense": 3, "fc1": 5, "qkv_proj": 6},
-            "alpha_pattern": {r"^model\.layers\.2\.self_attn\.q_proj": 3, "down_proj|fc2": 2, "qkv_proj": 5},
-        }
-    ),
-    "patterns and rslora": Kind(
-        config={"rank_pattern": {"q_proj": 2, "fc1": 6, "qkv_proj": 6}, "alpha_pattern": {"_proj": 1}}
-        | {"use_rslora": True}
-    ),
-    "some layers": Kind(config={"layers_to_transform": [0, 2]}),
-    "all but some": Kind(config={"target_modules": "all-linear", "exclude_modules": ["k_proj", "fc2", "down_proj"]}),
-    "regex": Kind(config={"target_modules": r".*\.layers\.(0|1)\..*(q_proj|qkv_proj|fc1|down_proj)"}),
-}
-
-
-def load(folder: Path) -> Any:
-    import torch
-    import transformers
-
-    return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
-
-
-def answer(model: Any) -> np.ndarray:
-    import torch
-
-    with torch.no_grad():
-        return model(torch.tensor([IDS])).logits[0].numpy().copy()
-
-
-def attach(model: Any, kind: Kind, name: str, seed: int) -> Any:
-    """Adapts all linear layers but the head, or those that `kind` says, and draws A and B."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    modules = {name.rpartition(".")[2] for name, each in model.named_modules() if type(each) is torch.nn.Linear}
-    usual = {"target_modules": sorted(modules - {"lm_head"}), "task_type": "CAUSAL_LM"}
-    config = LoraConfig(r=kind.rank, lora_alpha=kind.alpha, **usual | dict(kind.config))
-    return draw_weights(get_peft_model(model, config, adapter_name=name), name, seed)
-
-
-def draw_weights(model: Any, name: str, seed: int) -> Any:
-    import torch
-
-    with torch.no_grad():
-        for key, value in model.named_parameters():
-            if f".{name}." in key:
-                value.copy_(torch.from_numpy(drawn(key, tuple(value.shape), seed)))
-    return model.eval()
 
 
 def portable_logits(package: Path) -> np.ndarray:
@@ -105,13 +38,6 @@ def portable_logits(package: Path) -> np.ndarray:
 
 def options_of(adapters: Iterable[ToMerge], **others: Any) -> CompileOptions:
     return CompileOptions(accuracy="float32", adapters=tuple(adapters), **others)
-
-
-def check(got: np.ndarray, expected: np.ndarray, base: np.ndarray, tolerance: float = TOLERANCE) -> None:
-    """`tolerance` of the largest logit: float32 sums in other orders."""
-    largest = np.abs(expected).max()
-    assert np.abs(expected - base).max() > NOTICEABLE * largest
-    assert np.abs(got - expected).max() <= tolerance * largest
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,30 +81,11 @@ def test_the_head_is_adapted_where_it_is_not_tied(name: str, tmp_path: Path) -> 
     check(portable_logits(package), answer(model), base)
 
 
-WEIGHTS = {"one": 1.0, "two": 0.5, "three": -0.75}
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_several_adapters_with_weights(name: str, tmp_path: Path) -> None:
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraLayer
-
     folder = write_folder(read_golden()[name].model, tmp_path / "model")
     base = answer(load(folder))
-    kinds = dict(zip(WEIGHTS, ("plain", "rslora", "patterns"), strict=True))
-    model = attach(load(folder), KINDS[kinds["one"]], "one", seed=1)
-    targets = model.peft_config["one"].target_modules
-    for seed, other in ((2, "two"), (3, "three")):
-        kind = KINDS[kinds[other]]
-        usual = {"target_modules": targets, "task_type": "CAUSAL_LM"}
-        model.add_adapter(other, LoraConfig(r=kind.rank, lora_alpha=kind.alpha, **usual | dict(kind.config)))
-        draw_weights(model, other, seed)
-    model.save_pretrained(tmp_path)
-    model.base_model.set_adapter(list(WEIGHTS))
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            for each, weight in WEIGHTS.items():
-                module.scaling[each] *= weight
+    model = attach_several(load(folder), tmp_path)
     chosen = [ToMerge(in_folder(tmp_path / each), weight) for each, weight in WEIGHTS.items()]
     package = compile_folder(folder, tmp_path / "package", options_of(chosen))
     check(portable_logits(package), answer(model), base)
