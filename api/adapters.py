@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from mistralrs_onnx.compiler.adapters.files import AdapterFiles, in_folder
 from mistralrs_onnx.compiler.adapters.peft import AdapterLimits, read_files
 from mistralrs_onnx.compiler.archs import find_arch
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.graphs.contract import Manifest
+from mistralrs_onnx.compiler.packaged_adapters import read_packaged
+from mistralrs_onnx.graphs.contract import ADAPTER_NAME, AdapterRecord, Manifest
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps, AdapterRegistry, Part
 from mistralrs_onnx.runtime.adapters import Adapter, pack_adapter
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.package import Package
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # requests may give it as the name of a model
 DEFAULT = "default"  # what requests call the model, whatever its name is
+
+
+class Packaged(NamedTuple):
+    """An adapter that a package carries."""
+
+    folder: Path
+    record: AdapterRecord
+
+
+Place = Path | AdapterFiles | Packaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +38,23 @@ class AdapterOptions:
     get that do not say. `root`: the folder that others may be loaded from later; None: none may.
     """
 
-    modules: Mapping[str, Path | AdapterFiles] = field(default_factory=dict)
+    modules: Mapping[str, Place] = field(default_factory=dict)
     active: tuple[str, ...] = ()
     root: Path | None = None
     caps: AdapterCaps = AdapterCaps()
+
+
+def with_packaged(options: AdapterOptions | None, package: Package) -> AdapterOptions | None:
+    """With the adapters that the package carries, which turn adapters on. Raises PackageError for names in doubt."""
+    manifest = package.manifest
+    if not manifest.adapters:
+        return options
+    options = options or AdapterOptions()
+    for name in manifest.adapters.keys() & options.modules.keys():
+        raise PackageError(f"{package.path} carries an adapter {name}: give yours another name")
+    carried = {name: Packaged(package.path, record) for name, record in manifest.adapters.items()}
+    active = options.active or manifest.active_adapters
+    return replace(options, modules={**carried, **options.modules}, active=active)
 
 
 class Adapters:
@@ -102,16 +127,24 @@ class Adapters:
         """Raises RequestError 404 for an unknown name."""
         return self.registry.select(parts)
 
-    def _add(self, name: str, place: Path | AdapterFiles) -> None:
+    def _add(self, name: str, place: Place) -> None:
         self._check_name(name)
         try:
-            files = place if isinstance(place, AdapterFiles) else in_folder(place, name)
-            self.registry.add(self._read(name, files))
+            if isinstance(place, Packaged):
+                file, parent, generation = (
+                    place.folder / place.record.file,
+                    place.record.parent,
+                    place.record.generation,
+                )
+                adapter = pack_adapter(name, generation, read_packaged(file), self._groups, parent)
+            else:
+                adapter = self._read(name, in_folder(place, name) if isinstance(place, Path) else place)
+            self.registry.add(adapter)
         except CompileError as error:
             raise PackageError(f"adapter {name!r}: {error}") from error
 
     def _check_name(self, name: str) -> None:
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(ADAPTER_NAME, name):
             message = f"an adapter's name is 1 to 128 letters, digits and . _ -, with no mark first, got {name!r:.140}"
             raise RequestError(message, param="lora_name")
         if name in (self._model, DEFAULT):

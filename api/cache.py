@@ -57,11 +57,12 @@ def _key(located: Located) -> str:
 
 def _plain(options: CompileOptions) -> dict[str, Any]:
     """Without places: what lies there has its digest already, or, of adapters, gets it here, for their order counts."""
-    plain = asdict(replace(options, reading=replace(options.reading, tokenizer=None), adapters=()))
+    plain = asdict(replace(options, reading=replace(options.reading, tokenizer=None), adapters=(), packaged=()))
     adapters = [
         (each.weight, file_digest(each.adapter.config), file_digest(each.adapter.weights)) for each in options.adapters
     ]
-    return plain | {"adapters": adapters}
+    packaged = [(each.name, file_digest(each.config), file_digest(each.weights)) for each in options.packaged]
+    return plain | {"adapters": adapters, "packaged": packaged}
 
 
 @cache

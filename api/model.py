@@ -24,7 +24,7 @@ from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 from mistralrs_onnx.runtime.xlora import XLoraRunner
 
-from .adapters import AdapterOptions, Adapters
+from .adapters import AdapterOptions, Adapters, with_packaged
 from .memory import available_memory
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     """
     package = open_package(path, verify=options.verify)
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
+    options = replace(options, adapters=with_packaged(options.adapters, package))
     adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
     session = make_session(engine_path, options.num_threads)

@@ -98,6 +98,11 @@ class Located:
     options: CompileOptions
     adapters: LocatedAdapters = field(default_factory=LocatedAdapters)
 
+    def with_packaged(self) -> Located:
+        """So that the package carries the adapters that are to be loaded beside it."""
+        packaged = tuple(self.adapters.loaded.values())
+        return replace(self, options=replace(self.options, packaged=packaged, active=self.adapters.active))
+
     def open(self) -> AbstractContextManager[Checkpoint]:
         return OPENERS[self.kind](self.path, self.options.reading)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from mistralrs_onnx.graphs.emit import Drawing
 from mistralrs_onnx.graphs.weights import DENSE, WeightFile, Weights
 from mistralrs_onnx.ops.formats import find_format, row_multiple
 
+from .adapters.files import AdapterFiles
 from .adapters.merge import MERGE_DTYPES, Merged, ToMerge, read_updates
 from .adapters.xlora import ToMix, XLora
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
@@ -37,6 +38,7 @@ from .errors import CompileError
 from .host_configs import host_configs
 from .isq import Isq, Requantized, make_plan
 from .package import file_records, package_folder
+from .packaged_adapters import write_adapters
 from .progress import Progress, Report, quiet
 from .tokenizer.vocabulary import SpecialIds
 
@@ -53,7 +55,8 @@ class CompileOptions:
     `dtype`: of dense weights, f32, f16 or bf16; auto keeps them as the checkpoint has them, which the CPU computes in
     float32 all the same. `isq`: what to quantize to. `reading`: what the user says of the checkpoint.
     `adapters`: merged into the weights before they are quantized. `merge_dtype`: f32, f16 or bf16, of what they change;
-    None keeps its type. `xlora`: adapters that become part of the model, mixed by a classifier.
+    None keeps its type. `xlora`: adapters that become part of the model, mixed by a classifier. `packaged`: adapters
+    that the package carries, to be loaded beside the model, of which `active` are for requests that do not say.
     """
 
     accuracy: str = "int8"
@@ -64,6 +67,8 @@ class CompileOptions:
     adapters: tuple[ToMerge, ...] = ()
     merge_dtype: str | None = None
     xlora: ToMix | None = None
+    packaged: tuple[AdapterFiles, ...] = ()
+    active: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.accuracy not in ("int8", "float32"):
@@ -156,8 +161,10 @@ def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report
     for name, model in drawn.models.items():
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
+    adapters = write_adapters(folder, options.packaged, checkpoint.arch, spec.shapes())
     report(Progress("hash", 0, 0))
     manifest = _manifest(checkpoint, spec, ids, options, drawing, records, drawn.lora, xlora, file_records(folder))
+    manifest = replace(manifest, adapters=adapters, active_adapters=options.active)
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
 

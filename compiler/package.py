@@ -51,8 +51,9 @@ def _swap(work: Path, out: Path) -> None:
 
 
 def file_records(folder: Path) -> dict[str, FileRecord]:
-    """Size and sha256 of every file, by name."""
-    return {path.name: _record(path) for path in sorted(folder.iterdir())}
+    """Size and sha256 of every file, by its name in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _record(path) for path in files}
 
 
 def _record(path: Path) -> FileRecord:

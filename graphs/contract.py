@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ WEIGHTS = "model.onnx.data"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
+ADAPTERS = "adapters"  # the only folder in a package
+ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # requests may give it as the name of a model
 
 LARGEST_CHUNK = 2048  # prompt tokens that one slot may take in a step
 LARGEST_GROUP = 64  # query heads that may share a key head: the rows that a decoding slot shows
@@ -123,6 +125,18 @@ class XLoraRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """An adapter that the package carries. `file`: a of each linear as (rank, K), b as (N, rank), its scale included.
+
+    `parent`: the base that it says it belongs to. `generation`: names its contents.
+    """
+
+    file: str
+    parent: str | None
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRecord:
     """What became of one tensor of the checkpoint."""
 
@@ -162,6 +176,8 @@ class Manifest:
     eos_token_ids: tuple[int, ...]
     tensors: Mapping[str, TensorRecord]
     files: Mapping[str, FileRecord]
+    adapters: Mapping[str, AdapterRecord] = field(default_factory=dict)  # to load with it, by name
+    active_adapters: tuple[str, ...] = ()  # those of them that requests get that do not say
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -185,6 +201,8 @@ class Manifest:
                     "eos_token_ids": tuple(raw["eos_token_ids"]),
                     "tensors": {k: TensorRecord(v["type"], tuple(v["shape"])) for k, v in raw["tensors"].items()},
                     "files": {k: FileRecord(**v) for k, v in raw["files"].items()},
+                    "adapters": {k: AdapterRecord(**v) for k, v in raw.get("adapters", {}).items()},
+                    "active_adapters": tuple(raw.get("active_adapters", ())),
                 }
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from mistralrs_onnx.graphs.contract import CHAT_TEMPLATE, MANIFEST, TOKENIZER, FileRecord, KVDtype, Manifest
+from mistralrs_onnx.graphs.contract import (
+    ADAPTER_NAME,
+    ADAPTERS,
+    CHAT_TEMPLATE,
+    MANIFEST,
+    TOKENIZER,
+    FileRecord,
+    KVDtype,
+    Manifest,
+)
 
 from .errors import PackageError
 
@@ -44,7 +54,8 @@ def open_package(path: Path, *, verify: bool = False) -> Package:
     manifest = _manifest(path)
     for name, record in manifest.files.items():
         _check(path, name, record, verify=verify)
-    missing = {TOKENIZER, *manifest.engines.values(), *manifest.lora_engines.values()} - set(manifest.files)
+    adapters = {record.file for record in manifest.adapters.values()}
+    missing = {TOKENIZER, *manifest.engines.values(), *manifest.lora_engines.values(), *adapters} - set(manifest.files)
     if missing:
         raise PackageError(f"{path / MANIFEST} does not list {', '.join(sorted(missing))}: {CHECK}")
     return Package(path, manifest)
@@ -59,9 +70,16 @@ def _manifest(path: Path) -> Manifest:
         raise PackageError(f"{path / MANIFEST} cannot be used: {error}") from error
 
 
+def _is_inside(folder: Path, name: str) -> bool:
+    """Of folders a package has only that of its adapters."""
+    if re.fullmatch(rf"{ADAPTERS}/{ADAPTER_NAME}\.safetensors", name):
+        return not (folder / ADAPTERS).is_symlink()
+    return Path(name).name == name
+
+
 def _check(folder: Path, name: str, record: FileRecord, *, verify: bool) -> None:
     path = folder / name
-    if Path(name).name != name or path.is_symlink() or not path.is_file():
+    if not _is_inside(folder, name) or path.is_symlink() or not path.is_file():
         raise PackageError(f"{path} must be a file inside the package: {CHECK}")
     size = path.stat().st_size
     if size != record.size:

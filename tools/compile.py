@@ -12,7 +12,6 @@ import click
 
 from mistralrs_onnx.cache import demo_source
 from mistralrs_onnx.compiler.dry_run import dry_run
-from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
 from mistralrs_onnx.memory import available_memory
 from mistralrs_onnx.source import Located
@@ -88,12 +87,7 @@ def run(_: None, chosen: Chosen) -> None:
         raise click.UsageError("Missing option '-o' / '--out': where the package goes. --dry-run needs none.")
     with compile_progress(silent=output.quiet or output.json) as report:
         located = chosen.source.locate(options, report)
-        if located.adapters.loaded:
-            names = ", ".join(located.adapters.loaded)
-            raise CompileError(
-                f"the ordering file has preload_adapters, and then {names} are loaded beside the model, not compiled"
-                " into it: compile the base, and serve it with --lora-modules NAME=FOLDER"
-            )
+        located = located.with_packaged()
         if output.out is not None and not output.dry_run:
             _compile(located, output.out, output, report)
     if output.dry_run:
@@ -123,7 +117,7 @@ def _compile(located: Located, out: Path, output: Output, report: Any) -> None:
     start = perf_counter()
     located.compile(out, force=output.force, report=report)
     if not output.quiet:
-        size = sum(path.stat().st_size for path in out.iterdir())
+        size = sum(path.stat().st_size for path in out.rglob("*"))
         click.echo(f"Compiled {located.path.name} to {out} ({size / 1e6:.1f} MB) in {perf_counter() - start:.1f} s.")
         click.echo(f"Serve it with: mistralrs-server compiled -m {out}")
 

@@ -17,6 +17,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
+from mistralrs_onnx.runtime.package import open_package
 
 from .checkpoints import Chosen, add_checkpoints, chosen_options
 from .failures import reported
@@ -192,8 +193,10 @@ def load_found(locate: Locate, loading: LoadOptions) -> Model:
 
 def adapted(loading: LoadOptions, found: Found) -> LoadOptions:
     """With the adapters that came with the model too. Raises CompileError for names that are taken."""
-    said, (_, adapters) = loading.adapters, found
-    if said is not None and not (said.modules or said.root or adapters.loaded):
+    said, (package, adapters) = loading.adapters, found
+    if said is not None and not (
+        said.modules or said.root or adapters.loaded or open_package(package).manifest.adapters
+    ):
         raise CompileError("there are caps of adapters, and no adapters: add --lora-modules or --adapter-root")
     if not adapters.loaded:
         return loading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 
 from mistralrs_onnx.adapters import AdapterOptions, Adapters
+from mistralrs_onnx.compiler.adapters.files import in_folder
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
 from mistralrs_onnx.graphs.contract import Manifest
 from mistralrs_onnx.model import LoadOptions, Model, load
@@ -208,3 +210,80 @@ def test_weights_of_adapters_count(package: Path, root: Path) -> None:
         assert said(Part("sql", 0.0)) == answer(model)
         assert said(Part("sql", 2.0)) == said(Part("sql"), Part("sql"))
         assert said(Part("sql")) not in (said(), said(Part("sql", -1.0)))
+
+
+@pytest.fixture(scope="module")
+def carrying(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package with two adapters, of which one is active."""
+    folder = tmp_path_factory.mktemp("carrying")
+    packaged = [
+        in_folder(write_adapter(folder / name, linears(LLAMA.shapes), seed=seed))
+        for seed, name in enumerate(("sql", "poem"))
+    ]
+    return compile_folder(checkpoint, folder / "package", CompileOptions(packaged=tuple(packaged), active=("poem",)))
+
+
+def test_adapters_that_a_package_carries_are_loaded_with_it(carrying: Path, package: Path, root: Path) -> None:
+    modules = AdapterOptions({"mine": root / "sql", "yours": root / "poem"}, active=("yours",))
+    with load(carrying, LoadOptions(ENGINE, verify=True)) as model:
+        assert model.adapters is not None
+        assert (names(model.adapters), model.adapters.active) == (["sql", "poem"], ("poem",))
+        said = answer(model, adapter=model.adapters.select(None))
+    with load(package, LoadOptions(ENGINE, adapters=modules)) as other:
+        assert other.adapters is not None
+        assert answer(other, adapter=other.adapters.select(None)) == said != answer(other)
+
+
+def test_adapters_join_those_that_a_package_carries(carrying: Path, root: Path) -> None:
+    options = AdapterOptions({"mine": root / "sql"}, active=("mine",))
+    with load(carrying, LoadOptions(ENGINE, adapters=options)) as model:
+        assert model.adapters is not None
+        assert (names(model.adapters), model.adapters.active) == (["sql", "poem", "mine"], ("mine",))
+    with pytest.raises(PackageError, match="carries an adapter sql: give yours another name"):
+        load(carrying, LoadOptions(ENGINE, adapters=AdapterOptions({"sql": root / "sql"})))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("adapters/sql.safetensors", "adapters/../../outside.safetensors"),
+        ("adapters/sql.safetensors", "others/sql.safetensors"),
+        ("adapters/sql.safetensors", "adapters/more/sql.safetensors"),
+        ("adapters/sql.safetensors", "/etc/passwd"),
+    ],
+)
+def test_adapters_of_packages_lie_in_one_folder(carrying: Path, tmp_path: Path, before: str, after: str) -> None:
+    package = Path(shutil.copytree(carrying, tmp_path / "package"))
+    manifest = package / "manifest.json"
+    for name in ("outside.safetensors", "package/others/sql.safetensors", "package/adapters/more/sql.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(package / before, tmp_path / name)
+    manifest.write_text(manifest.read_text().replace(f'"{before}"', f'"{after}"'))
+    with pytest.raises(PackageError, match="must be a file inside the package"):
+        open_package(package)
+
+
+def test_files_of_carried_adapters_are_held_against_the_manifest(carrying: Path, tmp_path: Path) -> None:
+    package = Path(shutil.copytree(carrying, tmp_path / "package"))
+    file = package / "adapters" / "sql.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    open_package(package)
+    with pytest.raises(PackageError, match=r"adapters/sql\.safetensors has sha256"):
+        open_package(package, verify=True)
+    file.write_bytes(content[:-1])
+    with pytest.raises(PackageError, match=r"adapters/sql\.safetensors has \d+ bytes"):
+        open_package(package)
+    (package / "adapters").rename(tmp_path / "adapters")
+    (package / "adapters").symlink_to(tmp_path / "adapters")
+    with pytest.raises(PackageError, match="must be a file inside the package"):
+        open_package(package)
+
+
+def test_carried_adapters_have_a_file_of_the_package(carrying: Path, tmp_path: Path) -> None:
+    package = Path(shutil.copytree(carrying, tmp_path / "package"))
+    manifest = package / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"file": "adapters/sql.safetensors"', '"file": "../x"'))
+    with pytest.raises(PackageError, match=r"does not list \.\./x"):
+        open_package(package)

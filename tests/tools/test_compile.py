@@ -147,12 +147,16 @@ def test_adapters_are_merged_into_quantized_weights(tiny_llama, tmp_path: Path) 
         assert [kept[f"model.layers.{i}.mlp.up_proj.weight"].type for i in (0, 1)] == types
 
 
-def test_adapters_to_preload_are_not_compiled_in(folder: Path, adapters: Path, tmp_path: Path) -> None:
+def test_adapters_to_preload_are_carried_by_the_package(folder: Path, adapters: Path, tmp_path: Path) -> None:
     preload = [{"name": "two", "adapter_model_id": str(adapters)}]
     ordering = {"order": ["one"], "base_model_id": str(folder), "preload_adapters": preload}
     (tmp_path / "ordering.json").write_text(json.dumps(ordering))
+    assert compile_it("plain", "-m", folder, "-o", tmp_path / "base").exit_code == 0
     result = compile_it("lora", "-a", adapters, "--order", tmp_path / "ordering.json", "-o", tmp_path / "out")
-    assert (result.exit_code, "--lora-modules NAME=FOLDER" in result.output) == (4, True), result.output
+    assert result.exit_code == 0, result.output
+    assert weights(tmp_path / "out") == weights(tmp_path / "base")
+    made = manifest(tmp_path / "out")
+    assert (sorted(made.adapters), made.active_adapters) == (["one", "two"], ("one",))
 
 
 def test_a_dry_run_of_merged_adapters(folder: Path, adapters: Path) -> None:

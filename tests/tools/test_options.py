@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from mistralrs_onnx.adapter_source import LocatedAdapters
 from mistralrs_onnx.adapters import AdapterOptions
 from mistralrs_onnx.compiler.adapters.files import AdapterFiles
+from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
@@ -111,8 +112,8 @@ def test_adapters_that_come_with_a_model_are_loaded_with_the_others(folder: Path
         adapted(LoadOptions(adapters=AdapterOptions({"poem": mine})), found)
 
 
-def test_caps_of_nothing_are_a_mistake(folder: Path) -> None:
+def test_caps_of_nothing_are_a_mistake(folder: Path, tiny_llama: Any) -> None:
     capped = LoadOptions(adapters=AdapterOptions(caps=AdapterCaps(count=2)))
     with pytest.raises(CompileError, match="add --lora-modules or --adapter-root"):
-        adapted(capped, Found(folder))
+        adapted(capped, Found(compile_gguf(tiny_llama(folder / "tiny.gguf").write(), folder / "package")))
     assert adapted(LoadOptions(), Found(folder)) == LoadOptions()
