@@ -165,8 +165,9 @@ class _Pool:
             if last + 1 - first <= len(wanted) + len(wanted) // 2:  # a few idle lanes cost less than copies
                 return first, {adapter: self._use(held[adapter.generation]) for adapter in adapters}
         first = self._best_start(wanted, len(wanted))
-        inside = {generation: i for generation, i in held.items() if first <= i < first + len(wanted)}
-        free = [i for i in range(first, first + len(wanted)) if i not in inside.values()]
+        window = range(first, first + len(wanted))  # an adapter may also be in a lane elsewhere
+        inside = {self.lanes[i].generation: i for i in window if self.lanes[i].generation in wanted}
+        free = [i for i in window if i not in inside.values()]
         for adapter in adapters:
             if adapter.generation not in inside:
                 lane = free.pop()
@@ -181,7 +182,7 @@ class _Pool:
             lanes = self.lanes[start : start + count]
             is_held = [lane.generation in wanted for lane in lanes]
             newest = max((lane.last_use for lane, held in zip(lanes, is_held, strict=True) if not held), default=0)
-            return sum(is_held), -newest
+            return len({lane.generation for lane in lanes} & wanted.keys()), -newest
 
         return max(range(self.num_lanes - count + 1), key=worth)
 
