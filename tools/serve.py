@@ -91,13 +91,13 @@ add_models(main, run)
 
 
 def serve(wanted: Wanted, locate: Locate) -> None:
-    options, checkpoint = wanted.server, Served(locate, wanted.loading)
+    options, loader = wanted.server, Loader(locate, wanted.loading)
     try:
         server = Server(
-            checkpoint.load,
+            loader.load,
             options,
             lambda model: click.echo(greeting(server.url, model)),
-            checkpoint.requantize if isinstance(locate, CompiledNow) else None,
+            loader.requantize if isinstance(locate, CompiledNow) else None,
         )
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # what follows repeats the address
@@ -106,7 +106,7 @@ def serve(wanted: Wanted, locate: Locate) -> None:
     server.run()
 
 
-class Served:
+class Loader:
     """Loads a model, and then the same in other types; adapters go from one to the next, active or not."""
 
     def __init__(self, locate: Locate, loading: LoadOptions) -> None:

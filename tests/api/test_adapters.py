@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from golden import read_golden
 from tiny_adapters import linears, write_adapter
+from tiny_gguf import write_gguf
 from tiny_models import write_folder
 
 from mistralrs_onnx.adapters import AdapterOptions, Adapters
 from mistralrs_onnx.compiler.adapters.files import in_folder
-from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
+from mistralrs_onnx.compiler.adapters.merge import ToMerge
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf
 from mistralrs_onnx.graphs.contract import Manifest
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.re_isq import re_isq
@@ -189,8 +191,6 @@ def test_a_model_of_another_type_keeps_all_adapters(package: Path, root: Path, s
 def test_adapters_of_another_model_are_not_taken_over(
     manifest: Manifest, root: Path, tmp_path: Path, tiny_llama: Any
 ) -> None:
-    from mistralrs_onnx.compiler.compile import compile_gguf
-
     other = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "other", CompileOptions())
     options = AdapterOptions(root=root)
     with pytest.raises(PackageError, match="of another model"):
@@ -210,6 +210,23 @@ def test_weights_of_adapters_count(package: Path, root: Path) -> None:
         assert said(Part("sql", 0.0)) == answer(model)
         assert said(Part("sql", 2.0)) == said(Part("sql"), Part("sql"))
         assert said(Part("sql")) not in (said(), said(Part("sql", -1.0)))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "gguf"])
+def test_merged_and_loaded_adapters_say_the_same(root: Path, tmp_path: Path, form: str) -> None:
+    """In GGUF the rows of q and k lie in another order than adapters know them."""
+    if form == "gguf":
+        place, compile_it = write_gguf(LLAMA, tmp_path / "tiny.gguf"), compile_gguf
+    else:
+        place, compile_it = write_folder(LLAMA, tmp_path / "tiny"), compile_folder
+    merging = CompileOptions(adapters=(ToMerge(in_folder(root / "sql")), ToMerge(in_folder(root / "poem"), 0.5)))
+    beside = LoadOptions(ENGINE, adapters=AdapterOptions({name: root / name for name in ("sql", "poem")}))
+    with load(compile_it(place, tmp_path / "merged", merging), LoadOptions(ENGINE)) as merged:
+        said = answer(merged)
+    with load(compile_it(place, tmp_path / "base"), beside) as base:
+        assert base.adapters is not None
+        both = base.adapters.select([Part("sql"), Part("poem", 0.5)])
+        assert answer(base, adapter=both) == said != answer(base)
 
 
 @pytest.fixture(scope="module")

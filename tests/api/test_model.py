@@ -37,7 +37,7 @@ class Recorder:
         self._held: dict[int, list[int]] = {}
         self.num_slots, self.capacity = runner.num_slots, runner.capacity
         self.vocab_size, self.token_bytes = runner.vocab_size, runner.token_bytes
-        self.rope_switch = runner.rope_switch
+        self.rope_switch, self.tgt_non_granular_index = runner.rope_switch, runner.tgt_non_granular_index
         self.num_compared = 0
 
     def run(self, rows: Sequence[Row]) -> Logits:

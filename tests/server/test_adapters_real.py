@@ -130,6 +130,17 @@ def test_adapters_of_one_batch_do_not_mix(client: OpenAI, alone: dict[str, str])
     assert [name for name, said in answers if said != alone[name]] == []
 
 
+def test_cached_prompts_are_of_one_adapter(client: OpenAI) -> None:
+    def cached(model: str) -> int:
+        answer = client.completions.create(model=model, prompt="hello there " * 2, max_tokens=1, temperature=0.0)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert [cached(name) for name in NAMES] == [0] * len(NAMES)
+    assert all(cached(name) for name in NAMES)
+
+
 class Brake:
     """A request that lets the engine go as many steps as it is told to, and holds it in the next."""
 

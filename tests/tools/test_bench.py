@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
+from tiny_adapters import write_adapter
 
 from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.tools.bench import COLUMNS, main, rows, terminal_table
@@ -41,6 +42,21 @@ def test_json_has_a_record_for_each_test(package: Path) -> None:
         assert record["tokens_per_second"] * record["ms_per_token"] == pytest.approx(1000)
         assert record["throughput"] == pytest.approx(record["tokens_per_second"] * record["concurrency"])
         assert record["ttft_ms"] > 0
+
+
+def test_adapters_are_measured_and_named(tiny_llama: Any, package: Path, tmp_path: Path) -> None:
+    tiny = tiny_llama(tmp_path / "unused.gguf")
+    for name in ("sql", "poem"):
+        write_adapter(tmp_path / name, {"model.layers.0.mlp.up_proj": (tiny.wide, tiny.hidden)})
+    modules = [word for name in ("sql", "poem") for word in ("--lora-modules", f"{name}={tmp_path / name}")]
+    for options, model in (
+        (["--adapter-root", str(tmp_path)], "tiny"),
+        (modules[:2], "tiny, adapter sql"),
+        (modules, "tiny, 2 adapters"),
+    ):
+        result = bench(package, *options, "-p", "0", "-g", "2", "-c", "2", "-r", "1", "-o", "json")
+        assert result.exit_code == 0, result.output
+        assert [record["model"] for record in json.loads(result.stdout)] == [model]
 
 
 def test_csv_has_the_same_columns_as_json(package: Path) -> None:

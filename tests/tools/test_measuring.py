@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
+from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import RequestError
@@ -17,7 +18,7 @@ VOCAB = 50
 class CountingRunner:
     """Always says token 7, and remembers how many tokens each row of each step had."""
 
-    num_slots, capacity, vocab_size, token_bytes, rope_switch = 20, 256, VOCAB, 1, None
+    num_slots, capacity, vocab_size, token_bytes, rope_switch, tgt_non_granular_index = 20, 256, VOCAB, 1, None, None
 
     def __init__(self) -> None:
         self.steps: list[list[int]] = []
@@ -45,6 +46,15 @@ def engine(runner: CountingRunner) -> Iterator[Engine]:
     engine.start()
     yield engine
     engine.close()
+
+
+def test_requests_have_adapters_in_turn(engine: Engine, runner: CountingRunner) -> None:
+    packed = Packed(np.zeros((1, 1, 2, 16), np.float32), (np.zeros((16, 2), np.float32),))
+    one, two = (Adapter(name, name, 1, 1, {0: packed}) for name in ("one", "two"))
+    batch = run(engine, [[3]] * 5, greedy(1), Prompts(VOCAB), (one, None, two))
+    assert [request.adapter for request in batch.requests] == [one, None, two, one, None]
+    measure(engine, Workload("tg", 2, depth=9, concurrency=3), Prompts(VOCAB), (one, two))
+    assert runner.steps[-3:] == [[1, 1, 1]] * 3  # what lies before was in the cache, under the same adapters
 
 
 PRIMER = [1]  # the step of the request that holds the engine until all others are there
