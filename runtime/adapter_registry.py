@@ -140,11 +140,16 @@ class AdapterRegistry:
         self._check_bytes(adapter.nbytes - (0 if old is None else old.nbytes), 400)
 
     def _check_bytes(self, more: int, status: int) -> None:
-        held = sum(each.nbytes for each in (*self._adapters.values(), *self._alive.values()))
+        while self._kept and self._held() + more > self.caps.num_bytes:
+            self._kept.popitem(last=False)
+        held = self._held()
         if held + more > self.caps.num_bytes:
             message = f"adapters take {held} bytes, {more} more exceed the limit of {self.caps.num_bytes}"
             advice = "unload one first" if status == 400 else "try later, or load a merged adapter"
             raise RequestError(f"{message}: {advice}", status=status, code="no_room_for_adapters", param="adapters")
+
+    def _held(self) -> int:
+        return sum(each.nbytes for each in (*self._adapters.values(), *self._alive.values()))
 
 
 def _check_parts(chosen: Sequence[tuple[Adapter, float]]) -> None:
