@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mistralrs_onnx import compiler, graphs, ops
 from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions
@@ -49,20 +48,21 @@ def cached(located: Located, report: Report = quiet) -> Path:
 
 
 def _key(located: Located) -> str:
+    options = replace(located.options, reading=replace(located.options.reading, tokenizer=None))  # is among the files
     digests = [(path.name, file_digest(path)) for path in located.files()]
-    parts = json.dumps([COMPILER, _source_digest(), located.kind, digests, _plain(located.options)], sort_keys=True)
+    parts = [COMPILER, _source_digest(), located.kind, digests, asdict(options)]
+    text = json.dumps(parts, sort_keys=True, default=_content)
     name = located.path.stem if located.path.is_file() else located.path.resolve().name
-    return f"{name}-{hashlib.sha256(parts.encode()).hexdigest()[:16]}"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _plain(options: CompileOptions) -> dict[str, Any]:
-    """Without places: what lies there has its digest already, or, of adapters, gets it here, for their order counts."""
-    plain = asdict(replace(options, reading=replace(options.reading, tokenizer=None), adapters=(), packaged=()))
-    adapters = [
-        (each.weight, file_digest(each.adapter.config), file_digest(each.adapter.weights)) for each in options.adapters
-    ]
-    packaged = [(each.name, file_digest(each.config), file_digest(each.weights)) for each in options.packaged]
-    return plain | {"adapters": adapters, "packaged": packaged}
+def _content(value: object) -> object:
+    """Places do not count, what lies there does."""
+    assert isinstance(value, Path), value
+    if not value.is_dir():
+        return file_digest(value)
+    files = sorted(path for path in value.rglob("*") if path.is_file())
+    return [(path.relative_to(value).as_posix(), file_digest(path)) for path in files]
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_packages_depend_on_adapters_their_order_and_their_type(
     packages.append(package("one", merge_dtype="f16"))
     assert len(set(packages)) == len(packages)
     assert package("one") == packages[1]
+    elsewhere = AdapterSource(str(shutil.copytree(root, root.parent / "elsewhere")), ordering("one"))
+    assert cached_package(replace(plain, adapters=elsewhere)) == packages[1]
     write_adapter(root / "one", linears(LLAMA.shapes), seed=9)
     assert package("one") not in packages
     with_preloads = replace(plain, adapters=AdapterSource(str(root), ordering("one", preload={"two": str(root)})))
