@@ -28,6 +28,7 @@ class Recording:
         self._runner = runner
         self.num_slots, self.capacity = runner.num_slots, runner.capacity
         self.vocab_size, self.token_bytes, self.rope_switch = runner.vocab_size, runner.token_bytes, runner.rope_switch
+        self.tgt_non_granular_index = runner.tgt_non_granular_index
         self.rows: list[Row] = []
         self.logits: list[Logits] = []
 
