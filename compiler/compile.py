@@ -37,6 +37,7 @@ from .drawing import ENGINES, LORA_ENGINES, XLORA_ENGINES, draw
 from .errors import CompileError
 from .host_configs import host_configs
 from .isq import Isq, Requantized, make_plan
+from .onnx_adapters import ToEmit
 from .package import file_records, package_folder
 from .packaged_adapters import write_adapters
 from .progress import Progress, Report, quiet
@@ -57,6 +58,7 @@ class CompileOptions:
     `adapters`: merged into the weights before they are quantized. `merge_dtype`: f32, f16 or bf16, of what they change;
     None keeps its type. `xlora`: adapters that become part of the model, mixed by a classifier. `packaged`: adapters
     that the package carries, to be loaded beside the model, of which `active` are for requests that do not say.
+    `emitted`: adapters that become files in ONNX Runtime's format, for hosts that apply them to the portable graph.
     """
 
     accuracy: str = "int8"
@@ -68,6 +70,7 @@ class CompileOptions:
     merge_dtype: str | None = None
     xlora: ToMix | None = None
     packaged: tuple[AdapterFiles, ...] = ()
+    emitted: ToEmit | None = None
     active: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,10 +160,14 @@ def _write(checkpoint: Checkpoint, folder: Path, options: CompileOptions, report
     report(Progress("draw", 0, 0))
     records = tensor_records(spec, weights)
     drawing = _drawing(records, options)
-    drawn = draw(spec, weights, file, drawing, None if xlora is None else xlora.drawn)
+    emitted = () if options.emitted is None else options.emitted.read(checkpoint.arch, spec.shapes())
+    overridable = frozenset(linear for adapter in emitted for linear in adapter.updates)
+    drawn = draw(spec, weights, file, drawing, None if xlora is None else xlora.drawn, overridable)
     for name, model in drawn.models.items():
         (folder / name).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(file, folder / WEIGHTS, report)
+    if options.emitted is not None:
+        options.emitted.write(folder, emitted, drawn.lora)
     adapters = write_adapters(folder, options.packaged, checkpoint.arch, spec.shapes())
     report(Progress("hash", 0, 0))
     manifest = _manifest(checkpoint, spec, ids, options, drawing, records, drawn.lora, xlora, file_records(folder))

@@ -11,7 +11,7 @@ from mistralrs_onnx.graphs.caches import DenseCache, PackedCache
 from mistralrs_onnx.graphs.contract import PORTABLE_GRAPH, ROPE_MARGIN, ROW_MULTIPLE, KVDtype, LoraGroup
 from mistralrs_onnx.graphs.decoder import Decoder, decoder
 from mistralrs_onnx.graphs.emit import Adapting, Drawing, Emit
-from mistralrs_onnx.graphs.lora import Recorded, Routed
+from mistralrs_onnx.graphs.lora import Overridable, Recorded, Routed
 from mistralrs_onnx.graphs.moe import MoE
 from mistralrs_onnx.graphs.weights import WeightFile, Weights
 from mistralrs_onnx.graphs.xlora import Scaled, WithXLora, XLora
@@ -28,10 +28,20 @@ class Drawn(NamedTuple):
     lora: tuple[LoraGroup, ...]
 
 
-def draw(spec: Decoder, weights: Weights, file: WeightFile, drawing: Drawing, xlora: XLora | None = None) -> Drawn:
-    """All graphs over one weight file."""
+def draw(
+    spec: Decoder,
+    weights: Weights,
+    file: WeightFile,
+    drawing: Drawing,
+    xlora: XLora | None = None,
+    overridable: frozenset[str] = frozenset(),
+) -> Drawn:
+    """All graphs over one weight file. `overridable`: linears of the portable graph that hosts may adapt."""
     recorded = Recorded()
     models = {PORTABLE_GRAPH: _draw_portable(spec, weights, file, drawing, recorded)}
+    if overridable:
+        open_groups = [group for group in recorded.groups if not overridable.isdisjoint(group.linears)]
+        models[PORTABLE_GRAPH] = _draw_portable(spec, weights, file, drawing, Overridable(open_groups))
     for dtype, name in ENGINES.items():
         models[name] = _draw_engine(spec, weights, file, drawing, dtype)
         models[LORA_ENGINES[dtype]] = _draw_engine(spec, weights, file, drawing, dtype, recorded.groups)

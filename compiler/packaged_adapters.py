@@ -28,16 +28,21 @@ def write_adapters(
     """Into a folder of the package. Raises CompileError as `read_files` does, and for names that cannot be files."""
     records = {}
     for files in adapters:
-        if not re.fullmatch(ADAPTER_NAME, files.name):
-            raise CompileError(
-                f"an adapter in a package has a name of 1 to 128 letters, digits and . _ -, got {files.name[:140]!r}"
-            )
+        check_file_name(files.name)
         adapter = read_files(files, arch, shapes)
         record = AdapterRecord(f"{ADAPTERS}/{files.name}.safetensors", adapter.base_model, adapter.generation)
         (folder / ADAPTERS).mkdir(exist_ok=True)
         _write(folder / record.file, adapter.updates)
         records[files.name] = record
     return records
+
+
+def check_file_name(name: str) -> None:
+    """Raises CompileError for an adapter's name that cannot be a file's."""
+    if not re.fullmatch(ADAPTER_NAME, name):
+        raise CompileError(
+            f"an adapter in a package has a name of 1 to 128 letters, digits and . _ -, got {name[:140]!r}"
+        )
 
 
 def _write(path: Path, updates: Updates) -> None:

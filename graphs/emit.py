@@ -91,6 +91,13 @@ class Emit:
         self.graph.inputs.append(value)
         return value
 
+    def overridable(self, name: str, default: NDArray[np.generic], shape: Sequence[int | str]) -> ir.Value:
+        """An input that need not be fed. `shape`: of what may be fed."""
+        value = self.input(name, ir.DataType.from_numpy(default.dtype), shape)
+        value.const_value = ir.tensor(default, name=name)
+        self.graph.register_initializer(value)
+        return value
+
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> None:
         value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
         self.graph.outputs.append(value)

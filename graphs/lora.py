@@ -97,6 +97,25 @@ class Routed:
         return [emit.op("Where", has_one, own, emit.const(np.float32(0)))]
 
 
+class Overridable:
+    """For hosts that replace initializers: an a (K, rank) and a b (rank, N) for each linear, of rank 0 else."""
+
+    def __init__(self, groups: Sequence[LoraGroup]) -> None:
+        self._groups = {group.linears: group for group in groups}
+
+    def adapt(self, emit: Emit, linears: tuple[str, ...], x: ir.Value, y: ir.Value) -> ir.Value:
+        group = self._groups.get(linears)
+        if group is None:
+            return y
+        updates = []
+        for linear, width in zip(linears, group.out_features, strict=True):
+            columns, rank = group.in_features, f"{linear}.rank"
+            a = emit.overridable(f"{linear}.lora_A", np.empty((columns, 0), np.float32), [columns, rank])
+            b = emit.overridable(f"{linear}.lora_B", np.empty((0, width), np.float32), [rank, width])
+            updates.append(emit.op("MatMul", emit.op("MatMul", x, a), b))
+        return emit.op("Add", y, updates[0] if len(updates) == 1 else emit.op("Concat", *updates, axis=-1))
+
+
 def _inputs(emit: Emit, group: LoraGroup, used: ir.Value) -> _Inputs:
     names = contract.lora_inputs(group)
     a = emit.input(names[0], ir.DataType.FLOAT, ["lanes", None, group.in_features, LORA_BLOCK])

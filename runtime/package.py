@@ -72,7 +72,7 @@ def _manifest(path: Path) -> Manifest:
 
 def _is_inside(folder: Path, name: str) -> bool:
     """Of folders a package has only that of its adapters."""
-    if re.fullmatch(rf"{ADAPTERS}/{ADAPTER_NAME}\.safetensors", name):
+    if re.fullmatch(rf"{ADAPTERS}/{ADAPTER_NAME}\.(safetensors|onnx_adapter)", name):
         return not (folder / ADAPTERS).is_symlink()
     return Path(name).name == name
 
