@@ -108,7 +108,8 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     """
     package = open_package(path, verify=options.verify)
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
-    options = replace(options, adapters=with_packaged(options.adapters, package))
+    said = AdapterOptions() if adapters is not None and options.adapters is None else options.adapters
+    options = replace(options, adapters=with_packaged(said, package))
     adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
     session = make_session(engine_path, options.num_threads)

@@ -177,7 +177,7 @@ def test_a_model_of_another_type_keeps_all_adapters(package: Path, root: Path, s
         assert first.adapters is not None
         first.adapters.load("new", "poem")
         first.adapters.activate(["new"])
-        with re_isq("Q8_0", source, loading=loading, adapters=first.adapters) as second:
+        with re_isq("Q8_0", source, loading=LoadOptions(ENGINE), adapters=first.adapters) as second:
             assert second.adapters is first.adapters
             assert second.manifest.tensors["model.layers.0.mlp.up_proj.weight"].type == "Q8_0"
             adapter = second.adapters.select(None)
