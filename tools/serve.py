@@ -16,10 +16,11 @@ from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
 
+from .adapter_options import adapted
 from .checkpoints import Commands, checkpoint_options
 from .failures import reported
 from .interactive import chat
-from .options import CompiledNow, Locate, adapted, add_models, chosen, load_found, run_options
+from .options import CompiledNow, Locate, add_models, chosen, load_found, run_options
 from .progress import compile_progress
 
 

@@ -17,7 +17,9 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
-from mistralrs_onnx.tools.options import Found, Size, adapted, chosen, run_options
+from mistralrs_onnx.tools.adapter_options import Found, adapted
+from mistralrs_onnx.tools.options import chosen, run_options
+from mistralrs_onnx.tools.params import Size
 
 
 @click.command()
