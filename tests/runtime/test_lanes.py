@@ -209,7 +209,9 @@ def test_nothing_is_left_of_who_was_in_the_lane_before() -> None:
     for linear, rank in (("o", 50), ("k", 40), ("q", 33)):
         after = make_adapter(linear, GROUPS, rank, wanted=linear.__eq__)
         check_lane(lanes, hold(lanes, after), 0, after)
-    check_lane(lanes, hold(lanes, before), 0, before)
+        check_lane(lanes, hold(lanes, before), 0, before)
+    fewer = make_adapter("fewer", GROUPS, 40)
+    check_lane(lanes, hold(lanes, fewer), 0, fewer)
 
 
 def check_lane(lanes: Lanes, window: Window, lane: int, adapter: Adapter) -> None:
