@@ -25,6 +25,7 @@ from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 
 from .bench import markdown
+from .checkpoints import checkpoint_options
 from .failures import reported
 from .measuring import Prompts, greedy, run
 from .options import Locate, add_models, load_found
@@ -60,6 +61,7 @@ class Turn(NamedTuple):
 @click.option("--history", type=click.IntRange(1), default=1500, show_default=True, help="Tokens of the first turn.")
 @click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Processors to use.  [default: all]")
+@checkpoint_options(chat_template=False)
 @click.pass_context
 def main(
     ctx: click.Context, clients: int, n_prompt: int, n_gen: int, history: int, repetitions: int, threads: int | None

@@ -23,6 +23,14 @@ def test_streams_are_compared_with_the_engine(tiny_llama: Any, tmp_path: Path) -
     assert server.startswith("| server | ")
 
 
+def test_a_checkpoint_is_compiled_first(tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    file = tiny_llama(tmp_path / "tiny.gguf").write()
+    options = ["-c", "1", "-p", "4", "-g", "2", "-r", "1", "gguf", "-m", str(tmp_path), "-f", file.name]
+    result = CliRunner().invoke(serving_bench.main, options)
+    assert result.exit_code == 0, result.output
+
+
 def answer(text: str, prompt_tokens: int = 0, cached_tokens: int = 0) -> dict[str, Any]:
     delta = {"choices": [{"delta": {"content": text}}], "usage": None}
     usage = {"prompt_tokens": prompt_tokens, "prompt_tokens_details": {"cached_tokens": cached_tokens}}
