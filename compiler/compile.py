@@ -30,7 +30,7 @@ from mistralrs_onnx.ops.formats import find_format, row_multiple
 
 from .adapters.files import AdapterFiles
 from .adapters.merge import MERGE_DTYPES, Merged, ToMerge, read_updates
-from .adapters.xlora import ToMix, XLora
+from .adapters.xlora import XLora, XLoraSource
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from .dense import DenseAs
 from .drawing import ENGINES, LORA_ENGINES, XLORA_ENGINES, draw
@@ -68,7 +68,7 @@ class CompileOptions:
     reading: Reading = field(default_factory=Reading)
     adapters: tuple[ToMerge, ...] = ()
     merge_dtype: str | None = None
-    xlora: ToMix | None = None
+    xlora: XLoraSource | None = None
     packaged: tuple[AdapterFiles, ...] = ()
     emitted: ToEmit | None = None
     active: tuple[str, ...] = ()

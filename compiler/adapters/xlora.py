@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -53,6 +53,13 @@ class XLora:
         """What the graph needs of it."""
         updates = tuple(adapter.updates for adapter in self.adapters)
         return DrawnXLora(self.classifier, self.weights, updates, self.layers)
+
+
+class XLoraSource(Protocol):
+    """Where an X-LoRA comes from."""
+
+    def read(self, arch: Arch, shapes: Mapping[str, Shape]) -> XLora:
+        """`shapes`: of the base's weights by canonical name. Raises CompileError."""
 
 
 @dataclass(frozen=True, slots=True)
