@@ -20,6 +20,8 @@ from mistralrs_onnx.compiler.adapters.xlora import XLora
 from mistralrs_onnx.compiler.adapters.xlora_config import XLoraConfig
 from mistralrs_onnx.compiler.archs.arch import Arch
 from mistralrs_onnx.compiler.compile import CompileOptions
+from mistralrs_onnx.compiler.isq import Isq
+from mistralrs_onnx.compiler.isq_map import parse_type
 from mistralrs_onnx.compiler.naming import Shape
 from mistralrs_onnx.graphs.classifier import Classifier
 from mistralrs_onnx.graphs.contract import LoraGroup, Update, Updates
@@ -146,16 +148,26 @@ def step_times(found: Sequence[Way], num_rows: int, depth: int, repeats: int) ->
 @click.option("-r", "--repeats", default=20, show_default=True, help="Turns of each way.")
 @click.option("--rank", default=16, show_default=True, help="Of each adapter.")
 @click.option("--threads", default=None, type=int, help="Processors to use.  [default: all]")
+@click.option("--isq", default=None, metavar="TYPE", help="Quantize the checkpoint first: Q4K, int4.")
 @click.option("--xlora/--no-xlora", default=True, show_default=True, help="X-LoRA of four adapters too.")
 def main(
-    *, file: Path, concurrency: int, depth: int, repeats: int, rank: int, threads: int | None, xlora: bool
+    *,
+    file: Path,
+    concurrency: int,
+    depth: int,
+    repeats: int,
+    rank: int,
+    threads: int | None,
+    isq: str | None,
+    xlora: bool,
 ) -> None:
     """Times decode steps of FILE, a GGUF file or a folder of safetensors, with and without adapters."""
     limits = EngineOptions(max_seqs=concurrency, max_model_len=depth + 3 * repeats, prefill_chunk=max(depth, 1))
     options = LoadOptions(engine=limits, num_threads=threads)
     source = ModelSource("plain", str(file)) if file.is_dir() else ModelSource("gguf", str(file.parent), file.name)
     with reported(), TemporaryDirectory() as work:
-        located = source.locate(CompileOptions())
+        quantizing = Isq() if isq is None else Isq(parse_type(isq))
+        located = source.locate(CompileOptions(isq=quantizing))
         package = open_package(located.compile(Path(work) / "base"))
         mixed = None
         if xlora:
