@@ -47,13 +47,17 @@ class Served:
         return runner
 
 
-def four_adapters(groups: Sequence[LoraGroup]) -> list[Adapter]:
-    """Of ranks 4, 16, 20 and 64; two adapt everything, one some of attention, one the rest of the layers."""
+def everywhere(linear: str) -> bool:
+    return True
+
+
+def four_adapters(groups: Sequence[LoraGroup], wanted: Callable[[str], bool] = everywhere) -> list[Adapter]:
+    """Of ranks 4, 16, 20 and 64; two adapt everything that is wanted, one some of attention, one the rest of layers."""
     return [
-        make_adapter("all", groups, 4, 1),
-        make_adapter("attention", groups, 16, 2, lambda linear: linear.endswith(("q_proj", "v_proj"))),
-        make_adapter("mlp", groups, 20, 3, lambda linear: ".mlp." in linear),
-        make_adapter("wide", groups, 64, 4, scale=0.3),
+        make_adapter("all", groups, 4, 1, wanted),
+        make_adapter("attention", groups, 16, 2, lambda each: wanted(each) and each.endswith(("q_proj", "v_proj"))),
+        make_adapter("mlp", groups, 20, 3, lambda each: wanted(each) and ".mlp." in each),
+        make_adapter("wide", groups, 64, 4, wanted, scale=0.3),
     ]
 
 
