@@ -34,7 +34,8 @@ def OffsetLinear(x, q, scale, offset, K: int, N: int, bits: int, block_size: int
     y = contrib.MatMulNBits(x, q, scale, K=K, N=N, bits=bits, block_size=block_size, accuracy_level=accuracy_level)
     last = op.Constant(value_ints=[-1])
     block = op.Reshape(op.Constant(value_int=block_size), last)
-    blocks = op.Reshape(x, op.Concat(op.Constant(value_ints=[0, -1]), block, axis=0))
+    num_blocks = op.Div(op.Reshape(op.Constant(value_int=K), last), block)
+    blocks = op.Reshape(x, op.Concat(last, num_blocks, block, axis=0))  # of no rows, too
     return op.Gemm(op.ReduceSum(blocks, last, keepdims=0), offset, y, transB=1)
 
 

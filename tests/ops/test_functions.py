@@ -77,6 +77,15 @@ def test_packed_linears(planes: Planes, name: str, accuracy: int, tolerance: flo
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_rows_make_no_rows(planes: Planes, name: str) -> None:
+    """As in the middle of a prompt, where no logits are wanted."""
+    functions = linear_of(find_format(name))
+    shape = {"K": COLUMNS, "N": 96, "accuracy_level": INT8_ACTIVATIONS}
+    [none] = call(functions.compact, [inputs(0, COLUMNS)], list(planes.values()), **shape, **functions.attributes)
+    assert none.shape == (0, 96)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_do_not_depend_on_their_company(planes: Planes, name: str) -> None:
     meaning, x = find_format(name), inputs(8, COLUMNS)
     functions = linear_of(meaning)
