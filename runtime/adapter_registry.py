@@ -115,6 +115,8 @@ class AdapterRegistry:
                 self._check_bytes(sum(adapter.nbytes for adapter, _ in chosen), 429)
         made = found or combine(chosen)
         with self._lock:
+            if key not in self._alive:  # nor were others made meanwhile that left no room
+                self._check_bytes(made.nbytes, 429)
             made = self._alive.setdefault(key, made)
             self._kept[key] = made
             self._kept.move_to_end(key)

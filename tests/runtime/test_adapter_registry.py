@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 from tiny_lora import make_adapter
 
 from mistralrs_onnx.graphs.contract import LoraGroup
+from mistralrs_onnx.runtime import adapter_registry
 from mistralrs_onnx.runtime.adapter_registry import KEPT, MAX_PARTS, AdapterCaps, AdapterRegistry, Part
-from mistralrs_onnx.runtime.adapters import Adapter
+from mistralrs_onnx.runtime.adapters import Adapter, combine
 from mistralrs_onnx.runtime.errors import RequestError
 
 GROUPS = (LoraGroup(("q",), 8, (8,)),)
@@ -234,6 +236,29 @@ def test_combinations_that_are_only_kept_make_place() -> None:
         combination(some, i)
     some.add(made("b"))
     assert names(some) == ["a", "b"]
+
+
+def test_combinations_made_at_the_same_time_do_not_exceed_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    some, barrier = registry("a", num_bytes=3 * SIZE), threading.Barrier(6)
+    held: list[Adapter] = []
+    refused: list[int] = []
+
+    def combine_together(parts: Sequence[tuple[Adapter, float]]) -> Adapter:
+        barrier.wait(30)
+        return combine(parts)
+
+    monkeypatch.setattr(adapter_registry, "combine", combine_together)
+
+    def select(number: int) -> None:
+        try:
+            held.append(chosen(some, ("a", 2.0 + number)))
+        except RequestError as error:
+            refused.append(error.status)
+
+    with ThreadPoolExecutor(6) as pool:
+        for _ in pool.map(select, range(6)):
+            pass
+    assert (len(held), refused) == (2, [429] * 4)
 
 
 def test_many_threads_make_one_combination() -> None:
