@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from mistralrs_onnx.compiler.adapters.files import CONFIG, AdapterFiles, find_adapters, in_folder
 from mistralrs_onnx.compiler.adapters.ordering import Ordering, Preload, ordered_adapters, read_ordering
@@ -42,7 +42,9 @@ class LocatedAdapters:
 def locate_adapters(source: AdapterSource, ordering: Ordering | None, fetch: Fetch) -> LocatedAdapters:
     """Adapters of `order` are merged, unless there are ones to preload: then all are loaded. Raises CompileError."""
     if ordering is None:
-        return LocatedAdapters(merged=(in_folder(fetch(source.model, ADAPTER)),))
+        folder = fetch(source.model, ADAPTER)
+        name = None if Path(source.model).expanduser().exists() else PurePath(source.model).name  # not the snapshot's
+        return LocatedAdapters(merged=(in_folder(folder, name),))
     order = ordering.order or ()
     if not ordering.preload_adapters:
         if not order:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 
 from mistralrs_onnx import compiler, graphs, ops
 from mistralrs_onnx.compiler.compile import COMPILER, CompileOptions
@@ -57,12 +58,15 @@ def _key(located: Located) -> str:
 
 
 def _content(value: object) -> object:
-    """Places do not count, what lies there does."""
+    """Places do not count, what lies there does, but for hidden folders, in which nothing is looked for."""
+    if isinstance(value, FunctionType):
+        return value.__qualname__
     assert isinstance(value, Path), value
     if not value.is_dir():
         return file_digest(value)
-    files = sorted(path for path in value.rglob("*") if path.is_file())
-    return [(path.relative_to(value).as_posix(), file_digest(path)) for path in files]
+    files = sorted(path.relative_to(value) for path in value.rglob("*") if path.is_file())
+    seen = [path for path in files if not any(part.startswith(".") for part in path.parts[:-1])]
+    return [(path.as_posix(), file_digest(value / path)) for path in seen]
 
 
 @cache

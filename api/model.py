@@ -76,6 +76,12 @@ class Model:
         self.defaults = defaults
         self.adapters = adapters
 
+    @property
+    def mixed_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that an X-LoRA mixes by itself: requests have no say in it."""
+        record = self.manifest.xlora
+        return () if record is None else record.adapters
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the tokens that the model wants around every text."""
         return self.tokenizer.encode(text).ids
@@ -110,6 +116,7 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
     said = AdapterOptions() if adapters is not None and options.adapters is None else options.adapters
     options = replace(options, adapters=with_packaged(said, package))
+    _check_xlora(package, options)
     adapters = _adapters(package, options, adapters)
     engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
     session = make_session(engine_path, options.num_threads)
@@ -147,17 +154,25 @@ def _check_invariance(runner: Runner) -> None:
 
 
 def make_xlora_runner(package: Package, options: LoadOptions, session: InferenceSession) -> XLoraRunner | None:
-    """None for a package without X-LoRA. Raises PackageError for options that do not go with it."""
-    record, index = package.manifest.xlora, options.tgt_non_granular_index
+    """None for a package without X-LoRA."""
+    record = package.manifest.xlora
     if record is None:
-        if index is not None:
-            raise PackageError(f"{package.path} has no X-LoRA: tgt_non_granular_index means nothing to it")
         return None
-    if options.adapters is not None:
-        raise PackageError(f"{package.path} mixes adapters of its own (X-LoRA): it takes no others")
+    return XLoraRunner(
+        lambda extra: make_runner(package, options, session, extra), record, options.tgt_non_granular_index
+    )
+
+
+def _check_xlora(package: Package, options: LoadOptions) -> None:
+    """Raises PackageError for options that do not go with the package."""
+    record, index = package.manifest.xlora, options.tgt_non_granular_index
+    if record is None and index is not None:
+        raise PackageError(f"{package.path} has no X-LoRA: tgt_non_granular_index means nothing to it, leave it out")
+    if record is not None and options.adapters is not None:
+        mixed = ", ".join(record.adapters)
+        raise PackageError(f"{package.path} mixes its own adapters ({mixed}) by X-LoRA: load no others beside it")
     if index is not None and index < 1:
         raise PackageError(f"tgt_non_granular_index counts generated tokens from 1, got {index}")
-    return XLoraRunner(lambda extra: make_runner(package, options, session, extra), record, index)
 
 
 def make_runner(

@@ -13,12 +13,15 @@ from mistralrs_onnx.compiler.adapters.ordering import Ordering, check_identity
 from mistralrs_onnx.compiler.checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_checkpoint
 from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.compiler.onnx_adapters import ToEmit
 from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.compiler.sources.locate import locate
 from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
 from mistralrs_onnx.compiler.sources.wanted import CHECKPOINT, TOKENIZER, Wanted, wanted_gguf
 
-from .adapter_source import AdapterSource, LocatedAdapters, locate_adapters
+from .adapter_source import AdapterSource, Fetch, LocatedAdapters, locate_adapters
+from .onnx_adapters import export_adapter
+from .xlora_source import XLoraSource, locate_xlora
 
 Kind = Literal["plain", "gguf", "ggml"]
 OPENERS: dict[Kind, Callable[[Path, Reading], AbstractContextManager[Checkpoint]]] = {
@@ -33,7 +36,8 @@ class ModelSource:
     """`model`: a path, or the name of a repository of the hub. `filename`: of GGUF and GGML files, inside it.
 
     `tokenizer`: a file, a folder or a repository whose tokenizer is taken instead. `revision`: of the repository.
-    `adapters`: to merge into it or to load beside it.
+    `adapters`: to merge into it or to load beside it; `emit`: neither, they become files in ONNX Runtime's format.
+    `xlora`: to make a part of it.
     """
 
     kind: Kind
@@ -44,22 +48,33 @@ class ModelSource:
     token_source: TokenSource = CACHED
     offline: bool = False
     adapters: AdapterSource | None = None
+    emit: bool = False
+    xlora: XLoraSource | None = None
 
     def locate(self, options: CompileOptions, report: Report = quiet) -> Located:
         """Fetches what is not here. Raises CompileError."""
-        ordering = None if self.adapters is None else self.adapters.read_order()
+        ordering = self._ordering()
         self._check_base(ordering)
         reading = options.reading
         if self.tokenizer is not None:
             reading = replace(reading, tokenizer=self._locate(self.tokenizer, TOKENIZER, None, report))
+        options = replace(options, reading=reading)
+        if self.xlora is not None:
+            options = replace(options, xlora=locate_xlora(self.xlora, ordering, self._fetch(report)))
         adapters = self._adapters(ordering, report)
+        if self.emit:
+            emitted = ToEmit((*adapters.merged, *adapters.loaded.values()), export_adapter)
+            options, adapters = replace(options, emitted=emitted), LocatedAdapters()
         if options.merge_dtype is not None and not adapters.merged:
             raise CompileError(
                 f"merge dtype {options.merge_dtype} is of merged adapters, and none is merged: leave it out"
             )
-        merged = tuple(map(ToMerge, adapters.merged))
-        options = replace(options, reading=reading, adapters=(*options.adapters, *merged))
+        options = replace(options, adapters=(*options.adapters, *map(ToMerge, adapters.merged)))
         return Located(self.kind, self._path(report), options, adapters)
+
+    def _ordering(self) -> Ordering | None:
+        adapters = self.adapters or self.xlora
+        return None if adapters is None else adapters.read_order()
 
     def _check_base(self, ordering: Ordering | None) -> None:
         """A path of this machine may differ from what the ordering file calls its base, another repository not."""
@@ -76,7 +91,10 @@ class ModelSource:
     def _adapters(self, ordering: Ordering | None, report: Report) -> LocatedAdapters:
         if self.adapters is None:
             return LocatedAdapters()
-        return locate_adapters(self.adapters, ordering, lambda model, wanted: self._locate(model, wanted, None, report))
+        return locate_adapters(self.adapters, ordering, self._fetch(report))
+
+    def _fetch(self, report: Report) -> Fetch:
+        return lambda model, wanted: self._locate(model, wanted, None, report)
 
     def _locate(self, model: str, wanted: Wanted, revision: str | None, report: Report) -> Path:
         return locate(

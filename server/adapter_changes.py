@@ -11,7 +11,7 @@ from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.errors import RequestError
 
 from .gate import Gate
-from .selection import HOW_TO_START, without_adapters
+from .selection import HOW_TO_START, mixes_itself, without_adapters
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,10 @@ class AdapterChanges:
 
     async def load(self, name: str, path: str, *, replace: bool) -> Adapter:
         """Returns when requests can use it; is not begun when the caller left before. Raises RequestError."""
-        adapters = self._gate.model().adapters
+        model = self._gate.model()
+        adapters = model.adapters
+        if model.mixed_adapters:
+            raise mixes_itself(model)
         if adapters is None:
             message = f"This server was started without adapters: {HOW_TO_START}."
             raise RequestError(message, status=403, code="loading_disabled", param="lora_path")
@@ -48,19 +51,21 @@ class AdapterChanges:
 
     async def unload(self, name: str) -> Adapter:
         """Raises RequestError 404."""
-        adapters = self._gate.model().adapters
+        model = self._gate.model()
+        adapters = model.adapters
         if adapters is None:
-            raise without_adapters(name)
+            raise without_adapters(name, model)
         adapter = await asyncio.to_thread(adapters.unload, name)  # frees much memory
         logger.info("unloaded adapter %s", name)
         return adapter
 
     async def activate(self, names: Sequence[str]) -> tuple[str, ...]:
         """The names that are active from now on. Raises RequestError 404, and then nothing has changed."""
-        adapters = self._gate.model().adapters
+        model = self._gate.model()
+        adapters = model.adapters
         if adapters is None:
             if names:
-                raise without_adapters(names[0])
+                raise without_adapters(names[0], model)
             return ()
         await asyncio.to_thread(adapters.activate, names)  # combines them, which takes its time
         logger.info("active adapters: %s", ", ".join(names) or "none")

@@ -70,6 +70,8 @@ class Model(Protocol):
     @property
     def adapters(self) -> Adapters | None: ...  # None: it takes none
     @property
+    def mixed_adapters(self) -> Sequence[str]: ...  # that an X-LoRA mixes by itself; then it takes none
+    @property
     def defaults(self) -> Mapping[str, Any]: ...  # fields of SamplingParams that a request may leave unsaid
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]: ...

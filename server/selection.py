@@ -41,13 +41,22 @@ def select(parts: Sequence[Part] | None, model: Model) -> Adapter | None:
     if model.adapters is not None:
         return model.adapters.select(parts)
     if parts:
-        raise without_adapters(parts[0].name)
+        raise without_adapters(parts[0].name, model)
     return None
 
 
-def without_adapters(name: str) -> RequestError:
+def without_adapters(name: str, model: Model) -> RequestError:
+    """Why a model that takes none has no adapter of this name."""
+    if model.mixed_adapters:
+        return mixes_itself(model)
     message = f"The adapter {name!r:.128} does not exist: this server was started without adapters; {HOW_TO_START}."
     return RequestError(message, status=404, code="adapter_not_found", param="adapters")
+
+
+def mixes_itself(model: Model) -> RequestError:
+    mixed = ", ".join(model.mixed_adapters)
+    message = f"This model mixes its own adapters ({mixed:.200}) for each token (X-LoRA): requests cannot choose any."
+    return RequestError(message, code="unsupported", param="adapters")
 
 
 def unknown_model(name: str | None, model: Model) -> RequestError:

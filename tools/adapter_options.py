@@ -16,21 +16,23 @@ from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.package import open_package
 
-from .params import Module, Size
+from .params import Module, Size, by_name
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 GATHERED = f"{__name__}.gathered"  # key of a click context's notes
+INDEX = f"{__name__}.index"
 CAPS = AdapterCaps()
 COUNT, RANK = "--max-loras", "--max-lora-rank"
 
 
 class Found(NamedTuple):
-    """A package to run, and adapters to load with it."""
+    """A package to run, adapters to load with it, and of X-LoRA, from which token on scalings stay as they are."""
 
     package: Path
     adapters: LocatedAdapters = LocatedAdapters()
+    tgt_non_granular_index: int | None = None
 
 
 class Pair(click.Option):
@@ -44,11 +46,23 @@ def _option(name: str, field: str, kind: click.ParamType[Any], **rest: Any) -> D
     return click.option(name, field, type=kind, expose_value=False, callback=_keep, **rest)
 
 
+def _keep_index(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
+    ctx.meta[INDEX] = value
+
+
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value not in (None, ()):
         ctx.meta.setdefault(GATHERED, {})[param.name] = value
 
 
+NON_GRANULAR = click.option(
+    "--tgt-non-granular-index",
+    type=click.IntRange(1),
+    metavar="N",
+    help="X-LoRA: the Nth generated token's scalings are those of all later ones, which is faster.",
+    expose_value=False,
+    callback=_keep_index,
+)
 ADAPTER_OPTIONS = (
     _option(
         "--lora-modules",
@@ -77,28 +91,36 @@ ADAPTER_OPTIONS = (
 )
 
 
+def non_granular_index(ctx: click.Context) -> int | None:
+    """What NON_GRANULAR was given."""
+    index: int | None = ctx.meta.get(INDEX)
+    return index
+
+
 def adapter_options(ctx: click.Context) -> AdapterOptions | None:
     """None where nothing is said about adapters."""
     said = dict(ctx.meta.get(GATHERED, {}))
     if not said:
         return None
-    named, root = said.pop("modules", ()), said.pop("root", None)
-    modules = dict(named)
-    if len(modules) < len(named):
-        raise click.UsageError("--lora-modules has a name twice: give each adapter its own")
+    modules, root = by_name("--lora-modules", said.pop("modules", ())), said.pop("root", None)
     return AdapterOptions(modules, root=root, caps=AdapterCaps(**said))
 
 
 def adapted(loading: LoadOptions, found: Found) -> LoadOptions:
-    """With the adapters that came with the model too. Raises CompileError for names that are taken."""
-    said, (package, adapters) = loading.adapters, found
-    if said is not None and not (
-        said.modules or said.root or adapters.loaded or open_package(package).manifest.adapters
-    ):
+    """With what came with the model too. Raises CompileError for what does not go together."""
+    said, adapters = loading.adapters, found.adapters
+    if said is not None and not (said.modules or said.root or adapters.loaded or _has_adapters(found.package)):
         raise CompileError("there are caps of adapters, and no adapters: add --lora-modules or --adapter-root")
+    loading = replace(loading, tgt_non_granular_index=found.tgt_non_granular_index)
     if not adapters.loaded:
         return loading
     said = said or AdapterOptions()
     for name in adapters.loaded.keys() & said.modules.keys():
         raise CompileError(f"--lora-modules has an adapter {name}, and the ordering file another: name it otherwise")
     return replace(loading, adapters=replace(said, modules={**adapters.loaded, **said.modules}, active=adapters.active))
+
+
+def _has_adapters(package: Path) -> bool:
+    """Of its own, to load or to mix."""
+    manifest = open_package(package).manifest
+    return bool(manifest.adapters or manifest.xlora)

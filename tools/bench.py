@@ -130,11 +130,12 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 def run(wanted: Wanted, locate: Locate) -> None:
     with reported(), load_found(locate, wanted.loading) as model:
         prompts, adapters = Prompts(model.manifest.vocab_size), turns(model)
+        name = ", ".join([model.name, *adapter_note(adapters, len(model.mixed_adapters))])
         results = []
         for workload in wanted.workloads:
             click.echo(f"Measuring {workload.name}, {workload.concurrency} at once ...", err=True)
             results.append(repeat(model.engine, workload, prompts, wanted.repetitions, adapters))
-    show(results, ", ".join([model.name, *adapter_note(adapters)]), wanted)
+    show(results, name, wanted)
 
 
 def turns(model: Model) -> Turns:
@@ -145,7 +146,9 @@ def turns(model: Model) -> Turns:
     return (active,) if active is not None else tuple(model.adapters.loaded()) or (None,)
 
 
-def adapter_note(adapters: Turns) -> Iterator[str]:
+def adapter_note(adapters: Turns, num_mixed: int) -> Iterator[str]:
+    if num_mixed:
+        yield f"X-LoRA of {num_mixed}"
     names = [adapter.name for adapter in adapters if adapter is not None]
     if names:
         yield f"adapter {names[0]}" if len(names) == 1 else f"{len(names)} adapters"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -19,8 +20,10 @@ from mistralrs_onnx.compiler.isq_map import parse_type, read_isq_map
 from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
 from mistralrs_onnx.compiler.templates.find import NAMES, find_template
 from mistralrs_onnx.source import Kind, ModelSource
+from mistralrs_onnx.xlora_source import XLoraSource
 
 from .failures import reported
+from .params import Module, by_name
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -83,19 +86,34 @@ ADAPTERS = (
         help="Of weights that adapters change; else they keep their type.",
     ),
 )
-ORDER_HELP = "Ordering file: which adapters; without it, -a is one of PEFT."
-ORDER = _option("--order", type=EXISTING, metavar="FILE", help=ORDER_HELP)
-SHORT_ORDER = _option("-o", "--order", type=EXISTING, metavar="FILE", help=ORDER_HELP)
+XLORA = (
+    _option("-x", "--xlora-model-id", required=True, help="Folder or repository of classifier and adapters."),
+    _option(
+        "--adapter",
+        "places",
+        type=Module(),
+        multiple=True,
+        metavar="NAME=PATH",
+        help="One of its adapters that lies elsewhere, as PEFT wants it; repeat for more.",
+    ),
+)
+Family = Literal["lora", "x-lora"]
+ORDER_HELP: dict[Family, str] = {
+    "lora": "Ordering file: which adapters; without it, -a is one of PEFT.",
+    "x-lora": "Ordering file: adapters in order, numbers of layers; else as PEFT has them.",
+}
 
 
 class Checkpoint(NamedTuple):
-    """A subcommand: what it reads, what its help says, and its options."""
+    """A subcommand: what it reads, what its help says, its options, and what kind of adapters it takes."""
 
     kind: Kind
     text: str
     options: tuple[Decorator, ...]
+    family: Family | None = None
 
 
+MIXED = "; adapters become part of it, and a classifier mixes them for each token."
 ADAPTED = "; adapters are merged into it, or loaded where the ordering file has preload_adapters."
 PLAIN_TEXT = "A folder or repository of safetensors, config.json and tokenizer"
 GGUF_TEXT = "A GGUF file; its quantization is kept exactly. Of a split one, name the first part"
@@ -105,11 +123,14 @@ GGUF_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, DTYPE, REVISIO
 GGML_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION)
 COMMANDS = {
     "plain": Checkpoint("plain", f"{PLAIN_TEXT}.", (MODEL, ARCH, *PLAIN_OPTIONS)),
-    "lora": Checkpoint("plain", PLAIN_TEXT + ADAPTED, (BASE, *ADAPTERS, LONG_ARCH, *PLAIN_OPTIONS)),
+    "lora": Checkpoint("plain", PLAIN_TEXT + ADAPTED, (BASE, *ADAPTERS, LONG_ARCH, *PLAIN_OPTIONS), "lora"),
+    "x-lora": Checkpoint("plain", PLAIN_TEXT + MIXED, (BASE, *XLORA, ARCH, *PLAIN_OPTIONS), "x-lora"),
     "gguf": Checkpoint("gguf", f"{GGUF_TEXT}.", (*GGUF_OPTIONS, ARCH)),
-    "lora-gguf": Checkpoint("gguf", GGUF_TEXT + ADAPTED, (*GGUF_OPTIONS, *ADAPTERS, LONG_ARCH)),
+    "lora-gguf": Checkpoint("gguf", GGUF_TEXT + ADAPTED, (*GGUF_OPTIONS, *ADAPTERS, LONG_ARCH), "lora"),
+    "x-lora-gguf": Checkpoint("gguf", GGUF_TEXT + MIXED, (*GGUF_OPTIONS, *XLORA, ARCH), "x-lora"),
     "ggml": Checkpoint("ggml", f"{GGML_TEXT}.", GGML_OPTIONS),
-    "lora-ggml": Checkpoint("ggml", GGML_TEXT + ADAPTED, (*GGML_OPTIONS, *ADAPTERS)),
+    "lora-ggml": Checkpoint("ggml", GGML_TEXT + ADAPTED, (*GGML_OPTIONS, *ADAPTERS), "lora"),
+    "x-lora-ggml": Checkpoint("ggml", GGML_TEXT + MIXED, (*GGML_OPTIONS, *XLORA), "x-lora"),
 }
 
 
@@ -141,19 +162,26 @@ def add_checkpoints(
     group: click.Group,
     run: Callable[[Any, Chosen], None],
     extra: tuple[Decorator, ...] = (),
-    order: Decorator = SHORT_ORDER,
+    adapted: Mapping[Family, tuple[Decorator, ...]] = MappingProxyType({}),
+    order: tuple[str, ...] = ("-o", "--order"),
 ) -> None:
-    """Adds the subcommands that name a checkpoint. They call `run` with the group's context object."""
+    """Adds the subcommands that name a checkpoint. They call `run` with the group's context object.
+
+    `extra`: options of all; `adapted`: of those that take adapters. `order`: what the ordering file is called.
+    """
     for name, checkpoint in COMMANDS.items():
-        ordered = (order,) if ADAPTERS[0] in checkpoint.options else ()
-        _add(group, name, checkpoint, (*checkpoint.options, *ordered, *extra), run)
+        options, family = list(checkpoint.options), checkpoint.family
+        if family is not None:
+            options += [_option(*order, type=EXISTING, metavar="FILE", help=ORDER_HELP[family])]
+            options += adapted.get(family, ())
+        _add(group, name, checkpoint, [*options, *extra], run)
 
 
 def _add(
     group: click.Group,
     name: str,
     checkpoint: Checkpoint,
-    options: tuple[Decorator, ...],
+    options: Sequence[Decorator],
     run: Callable[[Any, Chosen], None],
 ) -> None:
     def callback(ctx: click.Context) -> None:
@@ -173,23 +201,26 @@ def chosen_options(ctx: click.Context) -> CompileOptions:
 
 def choose(kind: Kind, said: Mapping[str, Any]) -> Chosen:
     """Raises CompileError for what cannot be meant."""
-    adapters = None
+    adapters = xlora = None
     if said.get("adapters_model_id") is not None:
         adapters = AdapterSource(said["adapters_model_id"], said["order"])
+    if said.get("xlora_model_id") is not None:
+        xlora = XLoraSource(said["xlora_model_id"], said["order"], by_name("--adapter", said["places"]))
     source = ModelSource(
         kind,
-        said["model"] or _base(adapters),
+        said["model"] or _base(adapters or xlora),
         filename=said.get("filename"),
         tokenizer=said.get("tokenizer_json") or said.get("tokenizer"),
         revision=said.get("revision"),
         token_source=parse_token_source(said["token_source"]),
         offline=said["offline"],
         adapters=adapters,
+        xlora=xlora,
     )
     return Chosen(source, _options(said))
 
 
-def _base(adapters: AdapterSource | None) -> str:
+def _base(adapters: AdapterSource | XLoraSource | None) -> str:
     ordering = None if adapters is None else adapters.read_order()
     if ordering is None:
         raise CompileError("which model? Name it with -m, or an ordering file that has its base_model_id with --order")

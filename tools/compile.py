@@ -13,10 +13,11 @@ import click
 from mistralrs_onnx.cache import demo_source
 from mistralrs_onnx.compiler.dry_run import dry_run
 from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
+from mistralrs_onnx.graphs.contract import ADAPTERS, PORTABLE_GRAPH
 from mistralrs_onnx.memory import available_memory
 from mistralrs_onnx.source import Located
 
-from .checkpoints import ORDER, Chosen, Commands, add_checkpoints, checkpoint_options, chosen_options
+from .checkpoints import Chosen, Commands, add_checkpoints, checkpoint_options, chosen_options
 from .failures import NO_ROOM, reported
 from .progress import compile_progress
 
@@ -44,6 +45,7 @@ class Output:
     dry_run: bool
     json: bool
     quiet: bool
+    emit_onnx_adapter: bool = False
 
 
 def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -70,6 +72,12 @@ OUTPUT_OPTIONS = (
     _option("--quiet", is_flag=True, help="Print nothing but errors."),
 )
 
+EMIT = _option(
+    "--emit-onnx-adapter",
+    is_flag=True,
+    help="Merge none: write adapters that ONNX Runtime applies to model.onnx.",
+)
+
 
 @click.group(
     cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -85,16 +93,18 @@ def run(_: None, chosen: Chosen) -> None:
     options = replace(chosen.options, accuracy=output.accuracy, expand=output.expand)
     if output.out is None and not output.dry_run:
         raise click.UsageError("Missing option '-o' / '--out': where the package goes. --dry-run needs none.")
+    if output.emit_onnx_adapter and options.merge_dtype is not None:
+        raise click.UsageError("--merge-dtype is of merged adapters, --emit-onnx-adapter merges none: leave one out")
+    source = replace(chosen.source, emit=output.emit_onnx_adapter)
     with compile_progress(silent=output.quiet or output.json) as report:
-        located = chosen.source.locate(options, report)
-        located = located.with_packaged()
+        located = source.locate(options, report).with_packaged()
         if output.out is not None and not output.dry_run:
             _compile(located, output.out, output, report)
     if output.dry_run:
         _show(located, output)
 
 
-add_checkpoints(main, run, OUTPUT_OPTIONS, ORDER)  # -o is the output
+add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",))  # -o is the output
 
 
 def demo(ctx: click.Context) -> None:
@@ -120,6 +130,14 @@ def _compile(located: Located, out: Path, output: Output, report: Any) -> None:
         size = sum(path.stat().st_size for path in out.rglob("*"))
         click.echo(f"Compiled {located.path.name} to {out} ({size / 1e6:.1f} MB) in {perf_counter() - start:.1f} s.")
         click.echo(f"Serve it with: mistralrs-server compiled -m {out}")
+        if located.options.emitted is not None:
+            _say_how_to_apply(out / ADAPTERS / f"{located.options.emitted.adapters[0].name}.onnx_adapter")
+
+
+def _say_how_to_apply(adapter: Path) -> None:
+    click.echo(f"A program that runs {adapter.parents[1] / PORTABLE_GRAPH} with onnxruntime applies an adapter so:")
+    click.echo(f'  adapter = onnxruntime.LoraAdapter(); adapter.Load("{adapter}")')
+    click.echo("  options = onnxruntime.RunOptions(); options.add_active_adapter(adapter)")
 
 
 def _show(located: Located, output: Output) -> None:

@@ -54,6 +54,8 @@ class Model(Protocol):
     @property
     def adapters(self) -> Adapters | None: ...
     @property
+    def mixed_adapters(self) -> Sequence[str]: ...
+    @property
     def defaults(self) -> Mapping[str, Any]: ...
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]: ...
 
@@ -122,6 +124,10 @@ class Conversation:
                 self._write(f"There is no {name}. Did you mean {' or '.join(near)}?\n")
 
     def _choose(self, words: Sequence[str]) -> None:
+        if self._model.mixed_adapters:
+            mixed = ", ".join(self._model.mixed_adapters)
+            self._write(f"error: this model mixes its own adapters ({mixed}) by X-LoRA: there is nothing to choose.\n")
+            return
         if self._model.adapters is None:
             self._write("error: no adapters are loaded: start with --lora-modules NAME=PATH.\n")
             return

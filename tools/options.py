@@ -13,7 +13,7 @@ from mistralrs_onnx.cache import cached, demo_source
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.engine import EngineOptions
 
-from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
+from .adapter_options import ADAPTER_OPTIONS, NON_GRANULAR, Found, adapted, adapter_options, non_granular_index
 from .checkpoints import Chosen, add_checkpoints, chosen_options
 from .failures import reported
 from .params import Size
@@ -101,12 +101,17 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
 
     @group.command()
     @click.option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
-    @click.pass_obj
-    def compiled(obj: Any, folder: Path) -> None:
+    @NON_GRANULAR
+    @click.pass_context
+    def compiled(ctx: click.Context, folder: Path) -> None:
         """A package that mistralrs-compile made."""
-        run(obj, lambda: Found(folder))
+        found = Found(folder, tgt_non_granular_index=non_granular_index(ctx))
+        run(ctx.obj, lambda: found)
 
-    add_checkpoints(group, lambda obj, chosen: run(obj, CompiledNow(chosen)))
+    def checkpoint(obj: Any, chosen: Chosen) -> None:
+        run(obj, CompiledNow(chosen, non_granular_index(click.get_current_context())))
+
+    add_checkpoints(group, checkpoint, adapted={"x-lora": (NON_GRANULAR,)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +119,10 @@ class CompiledNow:
     """Locates the package of a checkpoint, which can be compiled in another way too."""
 
     chosen: Chosen
+    tgt_non_granular_index: int | None = None
 
     def __call__(self) -> Found:
         source, options = self.chosen
         with compile_progress(silent=False) as report:
             located = source.locate(options, report)
-            return Found(cached(located, report), located.adapters)
+            return Found(cached(located, report), located.adapters, self.tgt_non_granular_index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,11 @@ class Module(click.ParamType[tuple[str, Path]]):
         if not path.is_dir():
             self.fail(f"{folder}: no such folder", param, ctx)
         return name, path
+
+
+def by_name(option: str, modules: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Raises UsageError for a name that was given twice."""
+    found = dict(modules)
+    if len(found) < len(modules):
+        raise click.UsageError(f"{option} has a name twice: give each adapter its own")
+    return found

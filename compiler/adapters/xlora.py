@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple, Protocol
 
@@ -64,16 +64,20 @@ class XLoraSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToMix:
-    """Where an X-LoRA is: its repository, the ordering file, and the base model as the user spells it."""
+    """Where an X-LoRA is: its repository, the ordering file, and the base model as the user spells it.
+
+    `adapters`: folders of adapters that are not in the repository, by name.
+    """
 
     folder: Path
     ordering: Path | None = None
     base: str | None = None
+    adapters: Mapping[str, Path] = field(default_factory=dict)
 
     def read(self, arch: Arch, shapes: Mapping[str, Shape]) -> XLora:
         """Raises CompileError as `read_xlora` does, and for adapters of what is no layer."""
         ordering = None if self.ordering is None else read_ordering(self.ordering)
-        xlora = read_xlora(self.folder, arch, shapes, ordering, base=self.base)
+        xlora = read_xlora(self.folder, arch, shapes, ordering, base=self.base, adapters=self.adapters)
         for linear in xlora.layers:
             if not linear.startswith("model.layers."):
                 raise CompileError(f"{self.folder} adapts {linear}: X-LoRA is computed in the layers only")
@@ -112,6 +116,8 @@ def read_xlora(
     if ordering is not None:
         check_identity(ordering, base, config.base_model_id if config.layout == "xlora" else None)
     names = _names(config, ordering, files.config)
+    for name in (adapters or {}).keys() - set(names):
+        raise CompileError(f"{folder} mixes no adapter {name}: it mixes {', '.join(names)}")
     _check_config(config, files.config, len(names), shapes[EMBEDDING][1])
     found = [_adapter_files(folder, name, config.adapters.get(name, ""), adapters or {}) for name in names]
     for one in found:

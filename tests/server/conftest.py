@@ -171,6 +171,7 @@ class ParrotModel:
     chat_template: str = "the last message"
     context_length: int = 8192
     adapters: Tricks | None = None
+    mixed_adapters: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:

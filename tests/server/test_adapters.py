@@ -155,6 +155,22 @@ def test_a_server_without_adapters_says_how_to_have_some(running: Any) -> None:
     assert send(running, "POST", ACTIVATE, {"adapter_names": []}) == (200, {"status": "ok", "active": []})
 
 
+def test_an_xlora_has_no_adapters_to_choose(serve: Any, parrot_model: Any) -> None:
+    mixing = serve(parrot_model(mixed_adapters=("first", "second")))
+    assert say(mixing, adapters=[]) == say(mixing) == "a"
+    for path, body in (
+        (TEXT, {"prompt": "a", "adapters": ["first"]}),
+        (ACTIVATE, {"adapter_names": ["first"]}),
+        (UNLOAD, {"lora_name": "first"}),
+        (LOAD, {"lora_name": "third", "lora_path": "tricks"}),
+    ):
+        status, answer = send(mixing, "POST", path, body)
+        assert (status, answer["error"]["code"]) == (400, "unsupported")
+        assert "mixes its own adapters (first, second) for each token (X-LoRA)" in answer["error"]["message"]
+    status, answer = send(mixing, "POST", TEXT, {"prompt": "a", "model": "first"})
+    assert (status, answer["error"]["code"]) == (404, "model_not_found")
+
+
 def test_active_adapters_are_what_requests_get_that_do_not_say(adapted: Any) -> None:
     assert send(adapted, "POST", ACTIVATE, {"adapter_names": ["sql"]}) == (200, {"status": "ok", "active": ["sql"]})
     assert [say(adapted), say(adapted, adapters=[]), say(adapted, model="poem")] == ["a [sql]", "a", "a [poem]"]

@@ -26,6 +26,7 @@ class Parrot:
         self.asked: list[list[dict[str, str]]] = []
         self.num_cancelled = 0
         self.adapters: AdapterRegistry | None = None
+        self.mixed_adapters: tuple[str, ...] = ()
         self.adapter: Adapter | None = None
         self.defaults: dict[str, Any] = {}
         self.params: SamplingParams | None = None
@@ -177,3 +178,9 @@ def test_mistaken_adapters_change_nothing(adapted: Parrot, words: str, complaint
     assert complaint in talk(adapted, "/adapter sql", f"/adapter {words}", "hello")[1]
     assert adapted.adapter is not None
     assert "--lora-modules" in talk(Parrot(), "/adapter sql")[1]
+
+
+def test_an_xlora_lets_nobody_choose() -> None:
+    parrot = Parrot()
+    parrot.mixed_adapters = ("first", "second")
+    assert "mixes its own adapters (first, second) by X-LoRA" in talk(parrot, "/adapter first")[1]

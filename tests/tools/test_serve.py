@@ -21,6 +21,8 @@ from click.testing import CliRunner
 from golden import read_golden
 from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
+from tiny_xlora import write_xlora
+from xlora_serving import llama_modules
 
 from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.tools.checkpoints import COMMANDS
@@ -160,6 +162,41 @@ def test_modules_are_loaded_by_name(adapted: Path, package: Path) -> None:
         assert (status, "--adapter-root" in body["error"]["message"]) == (403, True)
     result = CliRunner().invoke(main, ["-p", "0", "--lora-modules", module, "compiled", "-m", str(package)])
     assert (result.exit_code, "error: adapter 'one': " in result.output) == (4, True), result.output
+
+
+def test_adapters_are_mixed_by_xlora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the checkpoint, quantized again, and from the package that was made; few tokens have scalings of their own."""
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    model = read_golden()["llama"].model
+    base = write_folder(model, tmp_path / "base")
+    modules = llama_modules(model.config)
+    mixed = write_xlora(tmp_path / "xlora", modules, 64, base=str(base), layerwise_scalings=True)
+    body = {"prompt": "hello there", "max_tokens": 40, "temperature": 0, "ignore_eos": True}
+
+    def said(url: str) -> str:
+        status, answer = post(f"{url}/v1/completions", body)
+        assert status == 200, answer
+        return str(answer["choices"][0]["text"])
+
+    with serving("x-lora", "-x", str(mixed.folder), "-o", str(mixed.ordering)) as url:
+        assert models(url) == {"base": None}
+        granular = said(url)
+        status, answer = post(f"{url}/v1/completions", body | {"adapters": ["first"]})
+        assert (status, "mixes its own adapters (first, second, third)" in answer["error"]["message"]) == (400, True)
+        assert post(f"{url}/re_isq", {"ggml_type": "Q4_0"})[0] == 200
+        assert said(url) != granular
+    [dense] = [path for path in (tmp_path / "cache/packages").iterdir() if '"Q4_0"' not in manifest_of(path)]
+    index = "--tgt-non-granular-index"
+    with serving("compiled", "-m", str(dense), index, "1000") as url:
+        assert said(url) == granular
+    with serving("x-lora", "-x", str(mixed.folder), "-o", str(mixed.ordering), index, "1") as url:
+        early = said(url)
+    with serving("compiled", "-m", str(dense), index, "1") as url:
+        assert granular != said(url) == early
+
+
+def manifest_of(package: Path) -> str:
+    return (package / "manifest.json").read_text()
 
 
 def test_a_chat_has_adapters_too(adapted: Path) -> None:
