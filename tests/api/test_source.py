@@ -163,3 +163,21 @@ def test_of_the_hub_only_the_files_of_these_adapters_are_fetched(
     snapshot = got[0].config.parents[1]
     fetched = {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if not path.is_dir()}
     assert fetched == {"one/adapter_config.json", "one/adapter_model.safetensors", "two.json", "two.safetensors"}
+
+
+def test_an_adapter_is_called_as_its_repository_not_as_the_snapshot(
+    plain: ModelSource, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = stub_hub.StubHub("acme/sql", {path.name: path.read_bytes() for path in (root / "one").iterdir()})
+    with hub.serving():
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        source = replace(plain, adapters=AdapterSource("acme/sql"), token_source=TokenSource("none"))
+        located = source.locate(CompileOptions())
+        emitting = replace(source, emit=True).locate(CompileOptions())
+    assert [each.adapter.name for each in located.options.adapters] == ["sql"]
+    assert emitting.options.emitted is not None
+    assert (emitting.options.adapters, [each.name for each in emitting.options.emitted.adapters]) == ((), ["sql"])
+    emitted = cached_package(replace(plain, adapters=AdapterSource(str(root / "one")), emit=True))
+    assert emitted != cached_package(plain)
+    assert (emitted / "adapters" / "one.onnx_adapter").is_file()

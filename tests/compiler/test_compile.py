@@ -21,6 +21,8 @@ FILES = {
     "model.onnx",
     "engine.onnx",
     "engine-kv-float16.onnx",
+    "engine-lora.onnx",
+    "engine-lora-kv-float16.onnx",
     "model.onnx.data",
     "genai_config.json",
     "config.json",

@@ -165,7 +165,7 @@ def test_modules_are_loaded_by_name(adapted: Path, package: Path) -> None:
 
 
 def test_adapters_are_mixed_by_xlora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the checkpoint, quantized again, and from the package that was made; few tokens have scalings of their own."""
+    """From the checkpoint, quantized again, and from the package; with scalings of each token and of a few."""
     monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
     model = read_golden()["llama"].model
     base = write_folder(model, tmp_path / "base")
