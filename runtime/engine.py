@@ -7,7 +7,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from .request import Request, Tokens, Usage
 from .sampler import FAILED, Sampler
 from .sampling import SamplingParams
 from .scheduler import Limits, Scheduled, Scheduler
+from .speculation import Speculation
 
 __all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
 
@@ -55,6 +56,8 @@ class EngineStats:
     prefix_hit_tokens: int = 0
     preemptions: int = 0
     steps: int = 0
+    draft_tokens: int = 0  # guessed
+    accepted_tokens: int = 0  # of them, those that were drawn
     run_seconds: float = 0.0  # inside Runner.run
     other_seconds: float = 0.0  # the rest of the steps
 
@@ -69,6 +72,7 @@ class Engine:
         eos_token_ids: frozenset[int],
         context_length: int,
         options: EngineOptions,
+        speculation: Speculation | None = None,
     ) -> None:
         """Raises ValueError for options that contradict the model or each other."""
         limits = _limits(runner, context_length, options)
@@ -79,6 +83,7 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._scheduler = Scheduler(runner, limits)
         self._sampler = Sampler()
+        self._speculation = speculation
         self._counts = EngineStats()
         # Guarded by the condition: what other threads put in.
         self._wake = threading.Condition()
@@ -167,6 +172,8 @@ class Engine:
             prefix_hit_tokens=scheduler.cache.stats.hit_tokens,
             preemptions=scheduler.num_preemptions,
             steps=counts.steps,
+            draft_tokens=0 if self._speculation is None else self._speculation.num_guessed,
+            accepted_tokens=0 if self._speculation is None else self._speculation.num_stood,
             run_seconds=counts.run_seconds,
             other_seconds=counts.other_seconds,
         )
@@ -228,15 +235,47 @@ class Engine:
 
     def _step(self) -> None:
         begun, before = time.perf_counter(), self._counts.run_seconds
+        if self._speculation is not None:
+            self._speculation.draft([r for r in self._scheduler.running if r.num_uncomputed == 1])
         scheduled = self._scheduler.schedule()
         logits = self._execute(scheduled)
         if logits is not None:
-            drawn = [item.request for item in scheduled if item.is_drawn]
-            token_ids = self._sampler.sample(logits, drawn).tolist()
-            self._scheduler.commit(scheduled, token_ids)
-            self._tell(drawn, token_ids)
+            self._draw(scheduled, logits)
         self._counts.steps += 1
         self._counts.other_seconds += time.perf_counter() - begun - (self._counts.run_seconds - before)
+
+    def _draw(self, scheduled: Sequence[Scheduled], logits: Logits) -> None:
+        drawn = [item for item in scheduled if item.is_drawn]
+        requests = [item.request for item in drawn]
+        if len(logits) == len(drawn):
+            token_ids = self._sampler.sample(logits, requests).tolist()
+            self._scheduler.commit(scheduled, token_ids)
+            self._tell(requests, token_ids)
+            return
+        ends = np.cumsum([1 + len(item.draft) for item in drawn])
+        starts = {item.request.id: end - 1 - len(item.draft) for item, end in zip(drawn, ends.tolist(), strict=True)}
+        token_ids = self._sampler.sample(logits[list(starts.values())], requests).tolist()
+        self._scheduler.commit(scheduled, token_ids)
+        self._tell(requests, token_ids)
+        self._verify(drawn, starts, logits)
+
+    def _verify(self, drawn: Sequence[Scheduled], starts: Mapping[int, int], logits: Logits) -> None:
+        """Draws on behind guesses, for requests that go on and drew what was guessed."""
+        num_stood = dict.fromkeys(starts, 0)
+        going = [item for item in drawn if item.draft]
+        while going := [item for item in going if _stands(item, num_stood[item.request.id])]:
+            for item in going:
+                num_stood[item.request.id] += 1
+            requests = [item.request for item in going]
+            rows = [starts[request.id] + num_stood[request.id] for request in requests]
+            token_ids = self._sampler.sample(logits[rows], requests).tolist()
+            for request, token_id in zip(requests, token_ids, strict=True):
+                self._scheduler.accept(request, token_id)
+            self._tell(requests, token_ids)
+        if self._speculation is not None:
+            for item in drawn:
+                if item.draft:
+                    self._speculation.note(item.request, len(item.draft), num_stood[item.request.id])
 
     def _execute(self, scheduled: Sequence[Scheduled]) -> Logits | None:
         """None when the runner failed, which ends the requests of this step."""
@@ -246,11 +285,14 @@ class Engine:
             return self._runner.run(rows)
         except Exception:
             logger.exception("a step of %d requests failed", len(rows))
-            for request, _, _ in scheduled:
+            for request, *_ in scheduled:
                 self._end(request, "error", _internal_error("the model could not be run"))
             return None
         finally:
-            self._counts.run_seconds += time.perf_counter() - begun
+            seconds = time.perf_counter() - begun
+            self._counts.run_seconds += seconds
+            if self._speculation is not None and all(item.num_tokens == 1 for item in scheduled):
+                self._speculation.note_step(sum(len(row.token_ids) for row in rows), seconds)
 
     def _tell(self, requests: Sequence[Request], token_ids: Sequence[int]) -> None:
         """Gives owners what their new tokens brought."""
@@ -286,6 +328,8 @@ class Engine:
     def _free(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason, request.finished_at = reason, time.perf_counter()
         self._scheduler.remove(request, forget=reason == "error")
+        if self._speculation is not None:
+            self._speculation.forget([request])
         with self._wake:
             del self._live[request.id]
 
@@ -305,6 +349,12 @@ class Engine:
                 answer.sink(Output("", (), "error", error=_internal_error("the engine has failed")))
             except Exception:
                 logger.exception("the sink of request %d failed", answer.request.id)
+
+
+def _stands(item: Scheduled, depth: int) -> bool:
+    """Whether the next guess is what was drawn, by a request that goes on."""
+    request = item.request
+    return request.finish_reason is None and depth < len(item.draft) and request.token_ids[-1] == item.draft[depth]
 
 
 def _internal_error(message: str) -> RequestError:

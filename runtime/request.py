@@ -40,6 +40,7 @@ class Request:
     last_granular: int | None = None  # position of the token whose scalings later ones use too
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
+    draft: Sequence[int] = ()  # guesses of what follows, for the next step
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
     num_cached: int = 0  # of the prompt, found at the first admission
     num_preemptions: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,19 +24,24 @@ class Limits:
 
 
 class Scheduled(NamedTuple):
-    """The next `num_tokens` uncomputed tokens of a request; `is_drawn`: they are all, so a new one is drawn."""
+    """The next `num_tokens` uncomputed tokens of a request; `is_drawn`: they are all, so a new one is drawn.
+
+    `draft`: guesses of what follows, which run behind them.
+    """
 
     request: Request
     num_tokens: int
     is_drawn: bool
+    draft: Sequence[int] = ()
 
     @property
     def row(self) -> Row:
         request = self.request
         assert request.slot is not None, f"request {request.id} runs without a slot"
-        tokens = request.next_tokens(self.num_tokens)
+        tokens = [*request.next_tokens(self.num_tokens), *self.draft]
+        num_logits = 1 + len(self.draft) if self.is_drawn else 0
         own = request.is_long, request.adapter, request.last_granular
-        return Row(request.slot, request.num_computed, tokens, int(self.is_drawn), *own)
+        return Row(request.slot, request.num_computed, tokens, num_logits, *own)
 
 
 class Scheduler:
@@ -70,8 +75,9 @@ class Scheduler:
             request = self.running[i]
             is_decode = request.num_uncomputed == 1
             num_tokens = 1 if is_decode else min(request.num_uncomputed, budget)
-            if num_tokens and self._reserve(request, num_tokens):
-                scheduled.append(_scheduled(request, num_tokens))
+            draft = self._take_draft(request)
+            if num_tokens and (draft or self._reserve(request, num_tokens)):
+                scheduled.append(_scheduled(request, num_tokens, draft))
                 budget -= 0 if is_decode else num_tokens
             i += 1
         while budget and self._can_admit():
@@ -86,10 +92,16 @@ class Scheduler:
     def commit(self, scheduled: Iterable[Scheduled], token_ids: Iterable[int]) -> None:
         """What ran is computed; `token_ids` are the drawn ones in order, negative where a draw failed."""
         drawn = iter(token_ids)
-        for request, num_tokens, is_drawn in scheduled:
+        for request, num_tokens, is_drawn, _ in scheduled:
             request.num_computed += num_tokens
             if is_drawn and (token_id := next(drawn)) >= 0:
                 request.append(token_id)
+
+    def accept(self, request: Request, token_id: int) -> None:
+        """A guess was what was drawn, so it is computed; `token_id` is drawn behind it, negative where that failed."""
+        request.num_computed += 1
+        if token_id >= 0:
+            request.append(token_id)
 
     def remove(self, request: Request, *, forget: bool = False) -> None:
         """Ends a request, running or waiting; `forget`: what its slot holds may be wrong."""
@@ -134,6 +146,13 @@ class Scheduler:
                 return False
         return True
 
+    def _take_draft(self, request: Request) -> Sequence[int]:
+        """For guesses nobody else's memory is taken."""
+        draft, request.draft = request.draft, ()
+        if not draft or request.num_uncomputed != 1 or request.slot is None:
+            return ()
+        return draft if self.cache.reserve(request.slot, request.num_computed + 1 + len(draft)) else ()
+
     def _preempt(self, request: Request) -> None:
         """Its tokens will be computed again; what was drawn stays."""
         self.running.remove(request)
@@ -144,8 +163,8 @@ class Scheduler:
         self.waiting.appendleft(request)
 
 
-def _scheduled(request: Request, num_tokens: int) -> Scheduled:
-    return Scheduled(request, num_tokens, num_tokens == request.num_uncomputed)
+def _scheduled(request: Request, num_tokens: int, draft: Sequence[int] = ()) -> Scheduled:
+    return Scheduled(request, num_tokens, num_tokens == request.num_uncomputed, draft)
 
 
 def _check_limits(runner: Runner, limits: Limits) -> None:

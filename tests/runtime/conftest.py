@@ -49,8 +49,8 @@ class FakeRunner:
         if len(self.steps) in self.failing_steps:
             self.held[[row.slot for row in rows]] = GARBAGE
             raise OSError("the device is on fire")
-        logits = [self._run_row(row) for row in rows]
-        return np.array([row for row in logits if row is not None], np.float32).reshape(-1, VOCAB)
+        logits = [each for row in rows for each in self._run_row(row)]
+        return np.array(logits, np.float32).reshape(-1, VOCAB)
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         assert source != target
@@ -63,7 +63,7 @@ class FakeRunner:
         self.held[slot, keep:] = EMPTY
         self.freed.append((slot, keep))
 
-    def _run_row(self, row: Row) -> Logits | None:
+    def _run_row(self, row: Row) -> list[Logits]:
         assert 0 <= row.slot < self.num_slots
         end = row.start + len(row.token_ids)
         assert row.token_ids
@@ -72,12 +72,13 @@ class FakeRunner:
         self.held[row.slot, row.start : end] = row.token_ids
         self.held[row.slot, end:] = EMPTY
         self.held[row.slot, end] = GARBAGE  # as attention does
-        if not row.num_logits:
-            return None
-        assert row.num_logits == 1
-        if row.token_ids[-1] in self.nan_tokens:
+        assert row.num_logits <= len(row.token_ids)
+        return [self._logits(row.slot, stop) for stop in range(end - row.num_logits + 1, end + 1)]
+
+    def _logits(self, slot: int, stop: int) -> Logits:
+        if self.held[slot, stop - 1] in self.nan_tokens:
             return np.full(VOCAB, np.nan, np.float32)
-        return logits_of(self.held[row.slot, :end])
+        return logits_of(self.held[slot, :stop])
 
 
 def make_request(prompt: Sequence[int], request_id: int = 0, max_len: int = 10**6, **params: object) -> Request:
