@@ -41,6 +41,7 @@ class Request:
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     draft: Sequence[int] = ()  # guesses of what follows, for the next step
+    mask: NDArray[np.int32] | None = None  # which tokens a grammar takes next, a bit each
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
     num_cached: int = 0  # of the prompt, found at the first admission
     num_preemptions: int = 0
@@ -49,9 +50,12 @@ class Request:
     submitted_at: float = 0.0  # time.perf_counter, as the next two
     first_token_at: float | None = None
     finished_at: float | None = None
+    _history: Tokens = field(init=False, repr=False)  # begins with the first `_num_copied` of `token_ids`
+    _num_copied: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.token_ids = self.prompt_ids.tolist()
+        self._history, self._num_copied = self.prompt_ids, len(self.prompt_ids)
 
     @property
     def cache_key(self) -> CacheKey:
@@ -70,6 +74,17 @@ class Request:
     @property
     def num_output(self) -> int:
         return len(self.token_ids) - len(self.prompt_ids)
+
+    @property
+    def history(self) -> Tokens:
+        """`token_ids`, which only grow, as an array."""
+        num_tokens = len(self.token_ids)
+        if num_tokens > len(self._history):
+            self._history = np.concatenate([self._history[: self._num_copied], np.empty(num_tokens, np.int64)])
+        if num_tokens > self._num_copied:
+            self._history[self._num_copied : num_tokens] = self.token_ids[self._num_copied :]
+            self._num_copied = num_tokens
+        return self._history[:num_tokens]
 
     @property
     def num_uncomputed(self) -> int:
