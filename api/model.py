@@ -14,6 +14,8 @@ from tokenizers import Tokenizer
 from mistralrs_onnx.graphs.contract import LARGEST_CHUNK, KVDtype, Manifest
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
 from mistralrs_onnx.runtime.core import Runner
+from mistralrs_onnx.runtime.draft_model import CHUNK as DRAFT_CHUNK
+from mistralrs_onnx.runtime.draft_model import DraftModel
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.generation import Defaults, read_defaults
@@ -22,10 +24,12 @@ from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
 from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
+from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
 from mistralrs_onnx.runtime.xlora import XLoraRunner
 
 from .adapters import AdapterOptions, Adapters, with_packaged
 from .memory import available_memory
+from .speculate import SpeculateOptions, check_vocabulary
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -41,7 +45,7 @@ class LoadOptions:
     gives that up for chunks and drafts. `num_threads`: None takes every processor. `verify`: check sha256 sums.
     `generation_config`: "auto" samples as the package recommends what a request leaves unsaid. `adapters`: None runs
     the graph that takes none, which is a little faster. `tgt_non_granular_index`: of X-LoRA, which generated token's
-    scalings all later ones use; None gives each its own.
+    scalings all later ones use; None gives each its own. `speculate`: guess several tokens at once.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -52,6 +56,7 @@ class LoadOptions:
     generation_config: Literal["auto", "none"] = "auto"
     adapters: AdapterOptions | None = None
     tgt_non_granular_index: int | None = None
+    speculate: SpeculateOptions | None = None
 
 
 class Model:
@@ -127,7 +132,8 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
         _check_invariance(runner)
     tokenizer = package.tokenizer()
     template = _template(package, tokenizer)
-    engine = _engine(package.manifest, runner, tokenizer, options.engine)
+    speculation = _speculation(runner, tokenizer, options)
+    engine = _engine(package.manifest, runner, tokenizer, options.engine, speculation)
     engine.start()
     return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters)
 
@@ -194,11 +200,38 @@ def make_runner(
     )
 
 
-def _engine(manifest: Manifest, runner: Runner, tokenizer: Tokenizer, options: EngineOptions) -> Engine:
+def _speculation(runner: Runner, tokenizer: Tokenizer, options: LoadOptions) -> Speculation | None:
+    wanted = options.speculate
+    if wanted is None:
+        return None
+    drafter = PromptLookup() if wanted.draft == "lookup" else _draft_model(runner, tokenizer, wanted.draft, options)
+    return Speculation(drafter, wanted.gamma, adaptive=wanted.adaptive)
+
+
+def _draft_model(runner: Runner, tokenizer: Tokenizer, path: Path, options: LoadOptions) -> DraftModel:
+    """Keys and values of its tokens are kept for every request that runs. Raises PackageError."""
+    package = open_package(path, verify=options.verify)
+    check_vocabulary(tokenizer, package)
+    length = min(runner.capacity, package.manifest.context_length)
+    engine = replace(options.engine, max_model_len=length, prefill_chunk=DRAFT_CHUNK)
+    own = replace(options, engine=engine, adapters=None, tgt_non_granular_index=None)
+    session = make_session(package.engine(options.kv_dtype), options.num_threads)
+    draft = make_xlora_runner(package, own, session) or make_runner(package, own, session)
+    check_logits(draft)
+    return DraftModel(draft, runner.vocab_size)
+
+
+def _engine(
+    manifest: Manifest,
+    runner: Runner,
+    tokenizer: Tokenizer,
+    options: EngineOptions,
+    speculation: Speculation | None,
+) -> Engine:
     kv_mem = options.kv_mem or max(available_memory() // 2, runner.capacity * runner.token_bytes)
     ends = frozenset(manifest.eos_token_ids)
     try:
-        return Engine(runner, tokenizer, ends, manifest.context_length, replace(options, kv_mem=kv_mem))
+        return Engine(runner, tokenizer, ends, manifest.context_length, replace(options, kv_mem=kv_mem), speculation)
     except ValueError as error:
         raise PackageError(str(error)) from error
 

@@ -31,11 +31,15 @@ class _Seat:
 
 
 class DraftModel:
-    """Guesses the likeliest token each time. Requests beyond its slots or its context get no guesses."""
+    """Guesses the likeliest token each time. Requests beyond its slots or its context get no guesses.
 
-    def __init__(self, runner: Runner) -> None:
+    `vocab_size`: of the model; tables may have more rows than there are tokens, and more in one than in the other.
+    """
+
+    def __init__(self, runner: Runner, vocab_size: int) -> None:
         self.seconds_per_token = 0.0
         self._runner = runner
+        self._vocab_size = vocab_size
         self._seats: dict[int, _Seat] = {}
         self._free = list(range(runner.num_slots))[::-1]
 
@@ -46,7 +50,7 @@ class DraftModel:
         begun, num_guesses = perf_counter(), 0
         while ready:
             rows = [self._row(requests[i], guesses[i]) for i in ready]
-            best = self._runner.run(rows).argmax(-1).tolist()
+            best = self._runner.run(rows)[:, : self._vocab_size].argmax(-1).tolist()
             for i, row, token in zip(ready, rows, best, strict=True):
                 self._seats[requests[i].id].held += row.token_ids
                 guesses[i].append(token)
@@ -68,7 +72,8 @@ class DraftModel:
             return False
         if request.id not in self._seats and self._free:
             self._seats[request.id] = _Seat(self._free.pop())
-        return request.id in self._seats
+        seat = self._seats.get(request.id)
+        return seat is not None and max(request.token_ids[seat.num_sure :]) < self._runner.vocab_size
 
     def _read(self, requests: Sequence[Request], wanted: Sequence[int]) -> list[int]:
         """Those that have been read up to a few tokens; of the others a chunk is read."""

@@ -140,7 +140,7 @@ def test_numbers_that_are_none_harm_one_request(fake: Any, tokenizer: Tokenizer,
 
 def test_a_draft_model_of_the_same_weights_is_always_right(fake: Any, run: Any, plain_loop: PlainLoop) -> None:
     asked = [(prompt, GREEDY) for prompt, _ in questions(6)] + [([5] * 900, GREEDY)]  # longer than it reads at once
-    draft = DraftModel(fake(num_slots=4))  # two requests have no seat
+    draft = DraftModel(fake(num_slots=4), 300)  # two requests have no seat
     speculation = Speculation(draft, most=4, adaptive=False)
     engine, answers = run(fake(), speculation, asked, prefill_chunk=300)
     assert answers == [plain_loop(prompt, 40, GREEDY) for prompt, _ in asked]
@@ -155,7 +155,7 @@ def test_a_draft_model_that_is_wrong_keeps_no_guess(fake: Any, run: Any, plain_l
             return -super()._logits(slot, stop)
 
     asked = questions(5)
-    speculation = Speculation(DraftModel(Wrong(num_slots=8)), most=3, adaptive=False)
+    speculation = Speculation(DraftModel(Wrong(num_slots=8), 300), most=3, adaptive=False)
     _, answers = run(fake(), speculation, asked)
     assert answers == [plain_loop(prompt, 40, params) for prompt, params in asked]
 
