@@ -83,12 +83,14 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._scheduler = Scheduler(runner, limits)
         self._sampler = Sampler()
+        self._shares_prompts = options.prefix_cache
         self._speculation = speculation
         self._counts = EngineStats()
         # Guarded by the condition: what other threads put in.
         self._wake = threading.Condition()
         self._live: dict[int, Answer] = {}
         self._arrived: list[Request] = []
+        self._forks: list[Request] = []  # that wait for another to read their prompt; the engine thread's
         self._cancelled: list[Request] = []
         self._next_id = 0
         self._deadline: float | None = None  # closing: when what still runs is ended
@@ -117,8 +119,11 @@ class Engine:
         sink: Sink,
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
+        parent: Request | None = None,
     ) -> Request:
-        """`sink` gets outputs until one has a finish reason. Raises RequestError 400, 429 or 503."""
+        """`sink` gets outputs until one has a finish reason. `parent`: another request of the same prompt, which is
+        read once for both. Raises RequestError 400, 429 or 503.
+        """
         prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
         is_long = self._is_long(max_len)
@@ -126,6 +131,7 @@ class Engine:
         with self._wake:
             self._check_accepts()
             request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long, adapter)
+            request.parent = parent if self._shares_prompts else None
             if self._runner.tgt_non_granular_index is not None:
                 request.last_granular = len(prompt) + self._runner.tgt_non_granular_index - 1
             request.submitted_at = time.perf_counter()
@@ -164,7 +170,7 @@ class Engine:
         counts, scheduler = self._counts, self._scheduler
         return EngineStats(
             running=len(scheduler.running),
-            waiting=len(scheduler.waiting) + len(self._arrived),
+            waiting=len(scheduler.waiting) + len(self._arrived) + len(self._forks),
             kv_bytes=scheduler.cache.num_bytes,
             prompt_tokens=counts.prompt_tokens,
             generation_tokens=counts.generation_tokens,
@@ -229,9 +235,13 @@ class Engine:
             arrived, self._arrived = self._arrived, []
             cancelled, self._cancelled = self._cancelled, []
         for request in arrived:
-            self._scheduler.add(request)
+            if request.waits_for_parent:
+                self._forks.append(request)
+            else:
+                self._scheduler.add(request)
         for request in cancelled:
             self._end(request, "cancelled")
+        self._join_forks()
 
     def _step(self) -> None:
         begun, before = time.perf_counter(), self._counts.run_seconds
@@ -241,8 +251,15 @@ class Engine:
         logits = self._execute(scheduled)
         if logits is not None:
             self._draw(scheduled, logits)
+        self._join_forks()
         self._counts.steps += 1
         self._counts.other_seconds += time.perf_counter() - begun - (self._counts.run_seconds - before)
+
+    def _join_forks(self) -> None:
+        if self._forks:
+            for request in [each for each in self._forks if not each.waits_for_parent]:
+                self._forks.remove(request)
+                self._scheduler.add(request)
 
     def _draw(self, scheduled: Sequence[Scheduled], logits: Logits) -> None:
         drawn = [item for item in scheduled if item.is_drawn]
@@ -327,7 +344,10 @@ class Engine:
 
     def _free(self, request: Request, reason: FinishReason) -> None:
         request.finish_reason, request.finished_at = reason, time.perf_counter()
-        self._scheduler.remove(request, forget=reason == "error")
+        if request in self._forks:
+            self._forks.remove(request)
+        else:
+            self._scheduler.remove(request, forget=reason == "error")
         if self._speculation is not None:
             self._speculation.forget([request])
         with self._wake:

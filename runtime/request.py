@@ -27,7 +27,7 @@ class Usage(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """`id` is also the order of arrival; `max_len` is where prompt and output together end."""
+    """`max_len` is where prompt and output together end. `parent`: another of the same prompt, which reads it first."""
 
     id: int
     prompt_ids: Tokens
@@ -37,11 +37,13 @@ class Request:
     cache_scope: tuple[str, ...] = ()
     is_long: bool = False  # its positions are those of long sequences
     adapter: Adapter | None = None
+    parent: Request | None = None
     last_granular: int | None = None  # position of the token whose scalings later ones use too
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     draft: Sequence[int] = ()  # guesses of what follows, for the next step
     mask: NDArray[np.int32] | None = None  # which tokens a grammar takes next, a bit each
+    order: int = -1  # of arrival at the scheduler
     num_computed: int = 0  # leading tokens whose keys and values are in the slot
     num_cached: int = 0  # of the prompt, found at the first admission
     num_preemptions: int = 0
@@ -66,6 +68,12 @@ class Request:
     def num_shareable(self) -> int:
         """Of the leading tokens, how many have the same keys and values in any request that begins with them."""
         return len(self.token_ids) if self.last_granular is None else self.last_granular
+
+    @property
+    def waits_for_parent(self) -> bool:
+        """Until the parent has read what both share, or has ended."""
+        parent = self.parent
+        return parent is not None and parent.finish_reason is None and parent.num_computed < len(self.prompt_ids) - 1
 
     @property
     def num_prompt(self) -> int:

@@ -58,6 +58,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.cache = PrefixCache(runner, limits.kv_mem, reuse=limits.prefix_cache, num_home=limits.max_seqs)
         self.num_preemptions = 0
+        self._num_added = 0
         self._limits = limits
 
     @property
@@ -65,6 +66,8 @@ class Scheduler:
         return bool(self.running or self.waiting)
 
     def add(self, request: Request) -> None:
+        request.order = self._num_added
+        self._num_added += 1
         self.waiting.append(request)
 
     def schedule(self) -> list[Scheduled]:
@@ -113,7 +116,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raises RuntimeError with what does not fit together."""
-        ids = [request.id for request in (*self.running, *self.waiting)]
+        ids = [request.order for request in (*self.running, *self.waiting)]
         if ids != sorted(ids) or len(self.running) > self._limits.max_seqs:
             raise RuntimeError(f"requests out of order or more than {self._limits.max_seqs} running: {ids}")
         owners = {slot.request.id: slot.index for slot in self.cache.slots if slot.request is not None}

@@ -351,3 +351,41 @@ def test_options_that_contradict_the_model_are_refused(fake: Any, tokenizer: Tok
         Engine(fake(), tokenizer, frozenset(), 100, EngineOptions(max_model_len=101))
     with pytest.raises(ValueError, match="kv_mem"):
         Engine(fake(), tokenizer, frozenset(), 100, EngineOptions(kv_mem=BLOCK))
+
+
+@pytest.mark.parametrize("kv_mem", [None, 400 * 100])
+def test_answers_to_one_prompt_read_it_once(fake: Any, start: Start, plain_loop: PlainLoop, kv_mem: int | None) -> None:
+    runner = fake()
+    engine = start(runner, prefill_chunk=40, kv_mem=kv_mem, max_model_len=200)
+    prompt, boxes = list(range(150)), [Mailbox() for _ in range(4)]
+    params = [SamplingParams(seed=i, max_tokens=30) for i in range(4)]
+    parent = engine.submit(prompt, params[0], boxes[0])
+    for each, box in zip(params[1:], boxes[1:], strict=True):
+        engine.submit(prompt, each, box, parent=parent)
+    other = Mailbox()
+    engine.submit([7] * 60, GREEDY, other)  # waits for none of them
+    for each, box in zip(params, boxes, strict=True):
+        box.wait()
+        assert box.token_ids == plain_loop(prompt, 30, each)
+    assert other.wait().finish_reason == "length"
+    if kv_mem is None:
+        read = sum(len(row.token_ids) for step in runner.steps for row in step if row.start < 149)
+        assert read < 150 + 60 + 4 * 30
+        assert [box.outputs[-1].usage.cached_tokens for box in boxes[1:]] == [149] * 3
+
+
+def test_answers_go_on_when_the_one_that_reads_is_cancelled(fake: Any, start: Start, plain_loop: PlainLoop) -> None:
+    gate = threading.Semaphore(0)
+    engine = start(fake(gate=gate), prefill_chunk=10)
+    prompt, boxes = list(range(100)), [Mailbox(), Mailbox(), Mailbox()]
+    parent = engine.submit(prompt, GREEDY, boxes[0])
+    child = engine.submit(prompt, GREEDY, boxes[1], parent=parent)
+    left = engine.submit(prompt, GREEDY, boxes[2], parent=parent)
+    gate.release(2)
+    engine.cancel(left)
+    engine.cancel(parent)
+    gate.release(1000)
+    assert boxes[1].wait().finish_reason == "length"
+    assert boxes[1].token_ids == plain_loop(prompt, 12, GREEDY)
+    assert (boxes[0].wait().finish_reason, boxes[2].wait().finish_reason) == ("cancelled", "cancelled")
+    assert child.finish_reason == "length"
