@@ -197,7 +197,7 @@ def _check_own(files: AdapterFiles) -> None:
         if any(name.startswith(_BASE_TOO) for name in file.tensors):
             raise CompileError(
                 f"{files.weights} is no adapter, but what PEFT saves of base, adapter and classifier together: give the"
-                f" folder that adapter {files.name} was in when the X-LoRA was trained"
+                f" folder that adapter {files.name} was in when the X-LoRA was trained (--adapter {files.name}=PATH)"
             )
 
 

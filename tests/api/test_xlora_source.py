@@ -88,7 +88,8 @@ def test_of_the_hub_only_what_is_needed_is_fetched(
     others = dict.fromkeys(
         ["model.safetensors", "config.json", "first/README.md", *(f"else/{n}" for n in ADAPTER)], b"?"
     )
-    hub = StubHub("acme/xlora", files | others)
+    moved = {"1/adapter_model.safetensors"}  # where PEFT puts a part of its classifier
+    hub = StubHub("acme/xlora", files | others | dict.fromkeys(moved, third.joinpath(ADAPTER[1]).read_bytes()))
     source = replace(
         plain, xlora=XLoraSource("acme/xlora", adapters={"third": third}), token_source=TokenSource("none")
     )
@@ -99,12 +100,16 @@ def test_of_the_hub_only_what_is_needed_is_fetched(
         mix = located.options.xlora
         assert isinstance(mix, ToMix)
         fetched = {path.relative_to(mix.folder).as_posix() for path in mix.folder.rglob("*") if not path.is_dir()}
-        assert fetched == {*HEADS[layout], *(f"{folder}/{name}" for folder in ("first", "renamed") for name in ADAPTER)}
+        needed = {*HEADS[layout], *(moved if layout == "peft" else ())}
+        assert fetched == needed | {*(f"{folder}/{name}" for folder in ("first", "renamed") for name in ADAPTER)}
         package = cached_package(source)
     assert cached_package(replace(source, offline=True)) == package
     here = XLoraSource(str(xlora.folder), adapters={"third": third})
     shutil.rmtree(xlora.folder / "third")
     (xlora.folder / "ordering.json").unlink(missing_ok=True)
+    if layout == "peft":
+        (xlora.folder / "1").mkdir()
+        shutil.copy(third / ADAPTER[1], xlora.folder / "1")
     assert cached_package(replace(source, xlora=here)) == package
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from golden import read_golden
 from tiny_ggml import EPSILON, write_ggml
 from tiny_gguf import write_gguf
-from tiny_models import TOLERANCE, write_folder
+from tiny_models import IDS, PROMPT, TOLERANCE, write_folder
 from tiny_xlora import Layout, TinyXLora, write_xlora
 from xlora_serving import answers, compile_xlora, llama_modules, worst, xlora_runner
 
@@ -103,6 +103,25 @@ def test_adapters_of_peft_may_lie_elsewhere(base: Path, tmp_path: Path) -> None:
     assert record(tmp_path / "apart").adapters == ("first", "second", "third")
     together, apart = (answers(xlora_runner(open_package(tmp_path / name))) for name in ("together", "apart"))
     assert (together == apart).all()
+
+
+@pytest.mark.oracle
+def test_what_peft_saves_with_the_adapters_that_it_was_trained_with(base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    import xlora_oracles
+
+    names = ("0", "1", "2")
+    xlora = write_xlora(tmp_path / "xlora", xlora_oracles.modules_of(base), 64, "peft", names=names)
+    model = xlora_oracles.peft_model(base, xlora)
+    saved = xlora_oracles.save_as_peft(model, tmp_path / "saved")
+    command = ["x-lora", "-m", base, "-x", saved, "--accuracy", "float32", "-o", tmp_path / "out"]
+    refused = invoke(compiling, *command)
+    assert (refused.exit_code, "(--adapter 0=PATH)" in refused.output) == (4, True), refused.output
+    given = [word for name in names for word in ("--adapter", f"{name}={xlora.folder / name}")]
+    result = invoke(compiling, *command, *given)
+    assert result.exit_code == 0, result.output
+    expected = xlora_oracles.step_by_step(model, IDS, PROMPT)
+    assert worst(answers(xlora_runner(open_package(tmp_path / "out"))), expected) < TOLERANCE
 
 
 def test_quantized_on_the_way(xlora: TinyXLora, tmp_path: Path) -> None:
