@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import orjson
+from llguidance import regex_to_lark
 
 META = re.compile(r"[^\w<>]", re.ASCII)
 # Comments, strings and regular expressions of a Lark grammar: what is left without them are names and operators.
@@ -18,12 +19,8 @@ def literal(text: str) -> str:
 
 
 def regex(pattern: str) -> str:
-    """A Lark regular expression; `/` would end it, and a line cannot."""
-    return "/" + re.sub(r"\\.|/|\n", _in_slashes, pattern, flags=re.DOTALL) + "/"
-
-
-def _in_slashes(match: re.Match[str]) -> str:
-    return {"/": r"\/", "\n": r"\n", "\\\n": r"\n"}.get(match.group(), match.group())
+    """A Lark regular expression in Rust's syntax, but \\d, \\w and \\s mean ASCII, as mistral.rs has them."""
+    return f"/{regex_to_lark(pattern, 'dws')}/"
 
 
 def quoted_regex(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import orjson
-from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from mistralrs_onnx.runtime.errors import RequestError
@@ -29,9 +28,9 @@ def to_llguidance(spec: GrammarSpec) -> str:
     """What LLMatcher takes. Raises RequestError (invalid_grammar)."""
     match spec.kind:
         case "regex":
-            return LLMatcher.grammar_from_regex(spec.text)
+            return _regex(spec.text)
         case "choice":
-            return LLMatcher.grammar_from_regex("|".join(map(lark.quoted_regex, orjson.loads(spec.text))))
+            return _regex("|".join(map(lark.quoted_regex, orjson.loads(spec.text))))
         case "json_schema":
             return _json(orjson.loads(spec.text))
         case "json_object":
@@ -62,10 +61,18 @@ def _json(schema: dict[str, object]) -> str:
     return orjson.dumps({"grammars": [{"json_schema": schema | options}]}).decode()
 
 
+def _regex(pattern: str) -> str:
+    return _wrapped(f"start: {lark.regex(pattern)}")
+
+
 def _lark(text: str, spec: GrammarSpec) -> str:
-    """As JSON, so that text which begins with a brace is not taken for llguidance's own form."""
     if (reason := lark.refused_part(text)) is not None:
         raise invalid(spec, reason)
+    return _wrapped(text)
+
+
+def _wrapped(text: str) -> str:
+    """As JSON, so that text which begins with a brace is not taken for llguidance's own form."""
     return orjson.dumps({"grammars": [{"lark_grammar": text}]}).decode()
 
 

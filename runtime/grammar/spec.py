@@ -17,6 +17,7 @@ KINDS: tuple[GrammarKind, ...] = get_args(GrammarKind)
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 100  # of a schema; llguidance follows 128, of which some are its own
 MAX_CHOICES = 4096
+BLANK = "\t\n\r"  # a regular expression may be a space
 X_GUIDANCE = "x-guidance"  # llguidance's options inside a schema, with which it would no longer write JSON
 
 
@@ -35,9 +36,9 @@ class GrammarSpec:
         num_bytes = len(self.text.encode("utf-8", "surrogatepass"))
         if num_bytes > MAX_BYTES:
             raise _invalid(f"{self.param} may have at most {MAX_BYTES} bytes, got {num_bytes}", self.param)
-        if not self.text.isprintable() and "\0" in self.text:
+        if "\0" in self.text:
             raise _invalid(f"{self.param} must not contain NUL characters", self.param)
-        if not self.text.strip() and self.kind not in ("json_object", "regex"):
+        if not self.text.strip(BLANK) and self.kind != "json_object":
             raise _invalid(f"{self.param} must not be empty", self.param)
         try:
             self.text.encode()

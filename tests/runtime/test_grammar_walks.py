@@ -1,0 +1,299 @@
+"""Whatever tokens are drawn from the masks, a finished output is what the grammar says."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis.strategies as st
+import jsonschema
+import pytest
+from grammar_walks import END, Walk, YaccChecker, byte_tokenizer, compiler_of
+from hypothesis import Phase, given, settings
+from tokenizers import Tokenizer
+
+from mistralrs_onnx.runtime.grammar.compiler import GrammarCompiler
+from mistralrs_onnx.runtime.grammar.spec import make_spec
+from mistralrs_onnx.runtime.package import Package
+
+
+# Not date: the 29th of February may come in any year.
+FORMATS_CHECKED = jsonschema.FormatChecker(["uuid", "ipv4", "time"])
+
+
+class Model:
+    """A tokenizer and its compiler, without a repr of pages."""
+
+    def __init__(self, tokenizer: Tokenizer, compiler: GrammarCompiler) -> None:
+        self.tokenizer, self.compiler = tokenizer, compiler
+
+    def walk(self, kind: str, value: Any, seed: int, **options: Any) -> Walk:
+        walk = Walk(self.compiler.compile(make_spec(kind, value)), self.tokenizer, seed, **options)
+        assert walk.num_special == 0, "only an end may be special"
+        return walk
+
+    def finished(self, kind: str, value: Any, count: int, **options: Any) -> list[str]:
+        walks = [self.walk(kind, value, seed, **options) for seed in range(count)]
+        texts = [walk.text for walk in walks if walk.is_whole]
+        assert texts, "no walk came to an end"
+        return texts
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Model]:
+    tokenizer = byte_tokenizer()
+    compiler = compiler_of(tokenizer, END, padding=37)
+    yield Model(tokenizer, compiler)
+    compiler.close()
+
+
+@pytest.fixture(scope="module")
+def real(smollm2: Package) -> Iterator[Model]:
+    manifest, tokenizer = smollm2.manifest, smollm2.tokenizer()
+    compiler = GrammarCompiler(tokenizer, manifest.vocab_size, manifest.eos_token_ids)
+    yield Model(tokenizer, compiler)
+    compiler.close()
+
+
+@pytest.fixture(params=["tiny", "real"])
+def model(request: pytest.FixtureRequest) -> Model:
+    found: Model = request.getfixturevalue(request.param)
+    return found
+
+
+REGEXES = [r"[a-c]{2,5}x?", r"(foo|ba[rz])+", r"\d{3}-\d{4}", r"é+ü|[α-ω]{2}", r'"([^"\\]|\\.)*"', r"a/b\\c", r"(ab)*"]
+
+
+@pytest.mark.parametrize("pattern", REGEXES)
+def test_regex(model: Model, pattern: str) -> None:
+    for text in model.finished("regex", pattern, 8):
+        assert re.fullmatch(pattern, text, re.DOTALL)
+
+
+CHOICES = ["yes", "no", "no, never", 'a "quoted" / one', "é\n", "a.b*"]
+
+
+def test_choice(model: Model) -> None:
+    texts = model.finished("choice", CHOICES, 60)
+    assert set(texts) <= set(CHOICES)
+    assert len(set(texts)) > 3
+
+
+SCHEMAS: list[dict[str, Any]] = [
+    {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"type": "integer"}},
+     "required": ["name", "n"], "additionalProperties": False},
+    {"type": "array", "items": {"enum": ["a", 1, None, True]}, "minItems": 1, "maxItems": 4},
+    {"anyOf": [{"type": "number", "minimum": -1.5, "maximum": 10}, {"type": "boolean"}]},
+    {"$defs": {"tree": {"type": "object", "properties": {"l": {"$ref": "#/$defs/tree"}, "v": {"type": "null"}},
+     "required": ["v"], "additionalProperties": False}}, "$ref": "#/$defs/tree"},
+    {"type": "object", "properties": {"p": {"type": "string", "pattern": "^[a-z]{1,3}$"}}, "required": ["p"],
+     "additionalProperties": False},
+    {"type": "string", "format": "date"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=range(len(SCHEMAS)))
+def test_json_schema(model: Model, schema: dict[str, Any]) -> None:
+    for text in model.finished("json_schema", schema, 8):
+        jsonschema.validate(json.loads(text), schema)
+
+
+def test_json_object(model: Model) -> None:
+    assert all(isinstance(json.loads(text), dict) for text in model.finished("json_object", "", 8, patience=4))
+
+
+def test_spaces_in_json_end(model: Model) -> None:
+    """A model that likes to begin with spaces must come to the point."""
+    matcher = model.compiler.compile(make_spec("json_object", "")).matcher()
+    opening, space = model.tokenizer.encode("{", add_special_tokens=False).ids, model.tokenizer.token_to_id("Ġ")
+    matcher.accept(opening)
+    assert matcher.validate([space] * 100) == 40
+
+
+def test_lark(model: Model) -> None:
+    grammar = 'start: item ("," item)*\nitem: /[a-z]{1,3}/ | "(" start ")"\n'
+    for text in model.finished("lark", grammar, 8):
+        while (inner := re.sub(r"\([a-z]{1,3}(,[a-z]{1,3})*\)", "x", text)) != text:
+            text = inner
+        assert re.fullmatch(r"[a-z]{1,3}(,[a-z]{1,3})*", text)
+
+
+def test_gbnf(model: Model) -> None:
+    grammar = r"""
+# moves
+root ::= (move " ")? move "\u0021"
+move ::= [NBRQK]? [a-h] [1-8] ("\x3d" [\u0051R])?
+"""
+    for text in model.finished("gbnf", grammar, 8):
+        assert re.fullmatch(r"([NBRQK]?[a-h][1-8](=[QR])? )?[NBRQK]?[a-h][1-8](=[QR])?!", text)
+
+
+ARITHMETIC = """
+%start expr
+%left '+' '-'
+%%
+SKIP: "/[ ]+/" ;
+NUM: "/[0-9]+/" ;
+expr: expr '+' term | expr '-' term | term ;
+term: term '*' factor | factor ;
+factor: NUM | '(' expr ')' | '-' factor %prec '+' ;
+"""
+JSON = r"""
+%start value
+%%
+value: object | array | STRING | NUMBER | "true" | "false" | "null" ;
+object: '{' '}' | '{' members '}' ;
+members: pair | members ',' pair ;
+pair: STRING ':' value ;
+array: '[' elements ']' ;
+elements: %empty | list ;
+list: value | list ',' value ;
+STRING: '/"([^"\\\x00-\x1f]|\\["\\/bfnrt])*"/' ;
+NUMBER: "/-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/" ;
+SKIP: "/[ \n\t]+/" ;
+"""
+C_LIKE = r"""
+// a small language in the manner of C
+%start unit
+%%
+SKIP: "/[ \t\n]+/" | "//\*[^*]*\*//" ;
+IDENT: "/[a-zA-Z_][0-9a-zA-Z_]*/" ;
+CONST: "/0[xX][0-9a-fA-F]+/" | "/[0-9]+/" | '/"(\\.|[^\\"])*"/' ;
+unit: func | unit func ;
+func: type declarator '(' params ')' block ;
+params: %empty | param_list ;
+param_list: param | param_list ',' param ;
+param: type declarator ;
+type: "int" | "char" | "void" ;
+declarator: IDENT | '*' declarator ;
+block: '{' statements '}' ;
+statements: | statements statement ;
+statement: expr ';' | block | "if" '(' expr ')' statement | "if" '(' expr ')' statement "else" statement
+    | "while" '(' expr ')' statement | "return" expr ';' | type declarator '=' expr ';' { declare($2); } ;
+expr: primary | expr '+' primary | expr "<" primary | primary "==" primary ;
+primary: IDENT | CONST | primary '[' expr ']' | primary '(' ')' | primary "(" args ")" | '(' expr ')' ;
+args: expr | args ',' expr ;
+%%
+int main() { anything }
+"""
+YACC = {"arithmetic": ARITHMETIC, "json": JSON, "c": C_LIKE}
+
+
+@pytest.mark.parametrize("name", YACC)
+def test_yacc(model: Model, name: str) -> None:
+    checker = YaccChecker(YACC[name])
+    texts = model.finished("yacc", YACC[name], 30, max_tokens=60, patience=6)
+    for text in texts:
+        assert checker.accepts(text), text
+
+
+def test_yacc_json_is_json(model: Model) -> None:
+    for text in model.finished("yacc", JSON, 12, patience=6):
+        json.loads(text)
+
+
+def test_a_walk_with_every_mask_is_never_empty_handed(tiny: Model) -> None:
+    """The start of a grammar allows exactly what some output begins with."""
+    walk = tiny.walk("regex", "a|b{3}", 0)
+    assert walk.text in ("a", "bbb")
+
+
+INTEGERS = st.builds(
+    lambda low, n: {"type": "integer", "minimum": low, "maximum": low + n}, st.integers(-99, 99), st.integers(0, 999)
+)
+STRINGS = st.builds(
+    lambda low, n: {"type": "string", "minLength": low, "maxLength": low + n}, st.integers(0, 3), st.integers(0, 5)
+)
+FORMATS = st.sampled_from(["date", "uuid", "ipv4", "time"]).map(lambda name: {"type": "string", "format": name})
+VALUES = st.lists(st.sampled_from(["a", "b", "é", "x y", 0, -1, 1.5, None, True]), min_size=1, unique_by=repr)
+LEAVES = st.one_of(
+    st.sampled_from([{"type": "boolean"}, {"type": "null"}, {"type": "number"}]),
+    INTEGERS,
+    STRINGS,
+    FORMATS,
+    VALUES.map(lambda values: {"enum": values}),
+)
+NAMES = st.sampled_from(["a", "b", "name", "é", "with space", 'q"'])
+
+
+def arrays(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        lambda inner, low, n: {"type": "array", "items": inner, "minItems": low, "maxItems": low + n},
+        items,
+        st.integers(0, 2),
+        st.integers(0, 3),
+    )
+
+
+def objects(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.builds(
+        lambda fields, count: {
+            "type": "object",
+            "properties": fields,
+            "required": sorted(fields)[:count],
+            "additionalProperties": False,
+        },
+        st.dictionaries(NAMES, values, max_size=4),
+        st.integers(0, 4),
+    )
+
+
+def unions(options: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(options, min_size=1, max_size=3).map(lambda some: {"anyOf": some})
+
+
+Json = st.recursive(LEAVES, lambda inner: st.one_of(arrays(inner), objects(inner), unions(inner)), max_leaves=8)
+Regex = st.recursive(
+    st.one_of(
+        st.text("abcxyz019 _é", min_size=1, max_size=3),
+        st.sampled_from(["[a-f]", "[^a-z\\n]", "\\.", "[0-9]", "\\+", "[α-γ]"]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: f"(?:{'|'.join(parts)})"),
+        st.builds(lambda x, times: f"(?:{x}){times}", inner, st.sampled_from(["?", "{2}", "{0,3}", "*", "+"])),
+    ),
+    max_leaves=6,
+)
+QUICK = settings(max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate, Phase.shrink])
+FULL_SCHEMAS, FULL_REGEXES = settings(QUICK, max_examples=300), settings(QUICK, max_examples=100)
+
+
+def check_schema(model: Model, schema: dict[str, Any]) -> None:
+    walk = model.walk("json_schema", schema, 1, max_tokens=400)
+    if walk.is_whole:
+        jsonschema.validate(json.loads(walk.text), schema, format_checker=FORMATS_CHECKED)
+
+
+def check_regex(model: Model, pattern: str) -> None:
+    walk = model.walk("regex", pattern, 1)
+    if walk.is_whole:
+        assert re.fullmatch(pattern, walk.text, re.DOTALL)
+
+
+@QUICK
+@given(Json)
+def test_generated_schemas(tiny: Model, schema: dict[str, Any]) -> None:
+    check_schema(tiny, schema)
+
+
+@QUICK
+@given(Regex)
+def test_generated_regexes(tiny: Model, pattern: str) -> None:
+    check_regex(tiny, pattern)
+
+
+@pytest.mark.full
+@FULL_SCHEMAS
+@given(Json)
+def test_300_schemas(real: Model, schema: dict[str, Any]) -> None:
+    check_schema(real, schema)
+
+
+@pytest.mark.full
+@FULL_REGEXES
+@given(Regex)
+def test_100_regexes(real: Model, pattern: str) -> None:
+    check_regex(real, pattern)
