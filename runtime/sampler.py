@@ -1,18 +1,23 @@
-"""From logits to token ids: penalties, temperature, top-k, top-p, min-p, draw, in this order."""
+"""From logits to token ids: everything that changes a choice, in the order that `Sampler` says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import masks, penalties
 from .core import Logits
+from .errors import RequestError
+from .filters import Distribution, distribution
+from .leading import Ids, Workspace
+from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
 
 FAILED = -1  # in place of a token id: the logits of the row were no numbers
-LIKELY = 1e-3  # tokens at least this likely, relative to the likeliest, are tried first
+EXHAUSTED = -2  # what the request asks for leaves no token
 
 
 class Context(Protocol):
@@ -23,124 +28,156 @@ class Context(Protocol):
     @property
     def seed(self) -> int: ...
     @property
-    def num_output(self) -> int: ...
+    def num_prompt(self) -> int: ...
     @property
-    def token_ids(self) -> Sequence[int]: ...
+    def history(self) -> Ids:
+        """Prompt and output so far."""
+
     @property
-    def output_counts(self) -> Mapping[int, int]: ...
+    def mask(self) -> masks.Bitmask | None:
+        """Of a grammar: which tokens it takes next."""
 
 
 class Sampler:
-    """Chooses one token per row. Holds no state: the same row and context give the same token in any batch."""
+    """Chooses one token per row. Holds no state: the same row and context give the same token in any batch.
+
+    1. Masks: a grammar's, `allowed_token_ids`, `bad_words`, and before `min_tokens` whatever ends the output.
+    2. DRY. 3. Repetition, frequency and presence penalties. 4. `logit_bias`.
+    5. Temperature (0: the largest logit is chosen, and the rest of the chain has nothing to do).
+    6. Top-k. 7. Top-p. 8. Min-p. 9. Typical-p. 10. The draw.
+
+    Masks come first since what has no probability stays without: no later step gives it any, and a row without
+    tokens is found before time is spent on it. Biases come after penalties, so that a bias adds what it says: the
+    repetition penalty would divide or multiply it, and ban a token of bias 100 less than it is wanted. Where all
+    penalties are sums, as in OpenAI's API, the two orders are one.
+    """
+
+    def __init__(self, eos_token_ids: frozenset[int] = frozenset()) -> None:
+        self._eos_token_ids = eos_token_ids
+        self._space = Workspace(0)  # of no meaning between two rows
 
     def sample(self, logits: Logits, contexts: Sequence[Context]) -> NDArray[np.int64]:
-        """Token ids of the rows (R, vocab), FAILED where the largest logit is not finite. Leaves `logits` as it is."""
-        token_ids: NDArray[np.int64] = logits.argmax(-1)  # a row with NaN gives the place of its first NaN
-        failed = ~np.isfinite(logits[np.arange(len(logits)), token_ids])
-        changed = [i for i, c in enumerate(contexts) if not c.params.is_greedy or c.params.has_penalties]
-        changed = [i for i in changed if not failed[i]]
-        if changed:
-            token_ids[changed] = choose(logits[changed], [contexts[i] for i in changed])
-        token_ids[failed] = FAILED
-        return token_ids
+        """Token ids of the rows (R, vocab), or FAILED or EXHAUSTED. Leaves `logits` as it is."""
+        return np.array([self._choose(row, context) for row, context in zip(logits, contexts, strict=True)], np.int64)
 
+    def distribution(self, logits: Logits, context: Context) -> Distribution | int:
+        """What one row (vocab,) is drawn from, a single token if it is greedy; or FAILED or EXHAUSTED.
 
-def choose(logits: Logits, contexts: Sequence[Context]) -> NDArray[np.int64]:
-    """Overwrites `logits` (R, vocab), whose rows are sampled or penalized."""
-    for row, context in zip(logits, contexts, strict=True):
-        if context.params.has_penalties:
-            penalize(row, context)
-    token_ids: NDArray[np.int64] = logits.argmax(-1)
-    sampled = [i for i, context in enumerate(contexts) if not context.params.is_greedy]
-    if sampled:
-        weights = temper(logits[sampled], [contexts[i].params.temperature for i in sampled])
-        token_ids[sampled] = [
-            draw(row, contexts[i].params, uniform(contexts[i].seed, contexts[i].num_output))
-            for row, i in zip(weights, sampled, strict=True)
+        Valid until the next call.
+        """
+        if not np.isfinite(logits.max()):  # NaN if one is
+            return FAILED
+        space, allowed = self._space_for(logits), None
+        if not _is_plain(context):
+            np.copyto(space.edited, logits)
+            logits = space.edited
+            if self._mask(logits, context):
+                allowed = _few_allowed(logits)
+            _penalize(logits, context)
+            if not np.isfinite(highest := logits.max()):
+                return EXHAUSTED if highest == -np.inf else FAILED
+        if context.params.is_greedy:
+            return Distribution(np.array([logits.argmax()]), np.ones(1, np.float32))
+        return distribution(logits, context.params, allowed, space)
+
+    def logprobs(
+        self, logits: Logits, contexts: Sequence[Context], token_ids: Sequence[int] | NDArray[np.int64]
+    ) -> list[TokenLogprobs | None]:
+        """Of the chosen tokens of rows (R, vocab), as the model has them; None where none are asked for or chosen."""
+        return [
+            token_logprobs(row, int(token_id), context.params.logprobs, self._space_for(row))
+            if context.params.logprobs is not None and token_id >= 0
+            else None
+            for row, context, token_id in zip(logits, contexts, token_ids, strict=True)
         ]
-    return token_ids
+
+    def _space_for(self, row: Logits) -> Workspace:
+        if len(row) != self._space.num_tokens:
+            self._space = Workspace(len(row))
+        return self._space
+
+    def _choose(self, row: Logits, context: Context) -> int:
+        if context.params.is_greedy and _is_plain(context):
+            token_id = int(row.argmax())  # of a row with NaN the place of the first
+            return token_id if np.isfinite(row[token_id]) else FAILED
+        found = self.distribution(row, context)
+        return found if isinstance(found, int) else found.draw(uniform(context.seed, _num_output(context)))
+
+    def _mask(self, row: Logits, context: Context) -> bool:
+        """Whether it changed anything."""
+        params, output = context.params, context.history[context.num_prompt :]
+        if context.mask is not None:
+            masks.apply_bitmask(row, context.mask, self._space.products)
+        if params.allowed_ids is not None:
+            masks.allow_only(row, params.allowed_ids)
+        if params.bad_words:
+            masks.ban(row, params.banned_ids)
+            masks.ban_words(row, params.bad_words, output)
+        is_early = len(output) < params.min_tokens
+        if is_early:
+            masks.ban(row, params.stop_token_ids if params.ignore_eos else params.stop_token_ids | self._eos_token_ids)
+        return context.mask is not None or params.allowed_ids is not None or bool(params.bad_words) or is_early
 
 
-def penalize(logits: Logits, context: Context) -> None:
-    """Of one row, in place. Repetition as in CTRL (arXiv 1909.05858), frequency and presence as in OpenAI's API."""
-    params = context.params
-    if params.repetition_penalty != 1:
-        window = context.token_ids[-params.repeat_last_n :]  # -0: all of them
-        seen = np.fromiter(set(window), np.int64)
-        old, factor = logits[seen], np.float32(params.repetition_penalty)
-        logits[seen] = np.where(old > 0, old / factor, old * factor)
-    if params.counts_output and context.output_counts:
-        counts = context.output_counts
-        seen = np.fromiter(counts.keys(), np.int64, len(counts))
-        times = np.fromiter(counts.values(), np.float32, len(counts))
-        logits[seen] -= np.float32(params.frequency_penalty) * times + np.float32(params.presence_penalty)
-
-
-def temper(logits: Logits, temperatures: Sequence[float]) -> Logits:
-    """Probabilities relative to the likeliest token of each row, whose weight is 1. Overwrites `logits`."""
-    logits -= logits.max(-1, keepdims=True)
-    with np.errstate(over="ignore"):  # far below the likeliest: -inf, weight 0
-        logits /= np.array(temperatures, np.float32)[:, None]
-    return np.exp(logits, out=logits)
-
-
-def draw(weights: Logits, params: SamplingParams, u: float) -> int:
-    """The token at `u` in [0, 1) of the distribution that the filters leave of `weights` (vocab,)."""
-    if params.top_k <= 0 and params.top_p == 1:
-        kept = np.where(weights >= params.min_p, weights, 0) if params.min_p else weights
-        return inverse_cdf(kept, u)
-    token_ids = top_k(weights, params.top_k) if params.top_k > 0 else nucleus(weights, params.top_p)
-    likely = weights[token_ids]
-    if params.top_k > 0 and params.top_p < 1:
-        likely = likely[: num_within(likely, params.top_p, float(likely.sum(dtype=np.float64)))]
-    likely = likely[: max(1, int((likely >= params.min_p).sum()))]
-    return int(token_ids[inverse_cdf(likely, u)])
-
-
-def top_k(weights: Logits, k: int) -> NDArray[np.int64]:
-    """The k largest, in descending order; of equals the lower id."""
-    likely = np.flatnonzero(weights >= LIKELY)
-    if len(likely) < k < len(weights):
-        likely = np.flatnonzero(weights >= np.partition(weights, len(weights) - k)[len(weights) - k])
-    elif len(likely) < k:
-        likely = np.arange(len(weights))
-    return _descending(weights, likely)[:k]
-
-
-def nucleus(weights: Logits, top_p: float) -> NDArray[np.int64]:
-    """The fewest tokens that carry `top_p` of the whole row, in descending order; of equals the lower id.
-
-    Tokens under (1 - top_p) · total / vocab carry less than 1 - top_p together, so those above always suffice;
-    half of that leaves room for rounding.
-    """
-    total = float(weights.sum(dtype=np.float64))
-    least = (1 - top_p) * total / len(weights) / 2
-    floor = LIKELY
-    likely = np.flatnonzero(weights >= floor)
-    while floor > least and weights[likely].sum(dtype=np.float64) < top_p * total:
-        floor = max(floor / 10, least)
-        likely = np.flatnonzero(weights >= floor)
-    likely = _descending(weights, likely)
-    return likely[: num_within(weights[likely], top_p, total)]
-
-
-def num_within(descending: Logits, top_p: float, total: float) -> int:
-    """How many leading weights it takes to carry `top_p` of `total`; at least one."""
-    mass = np.cumsum(descending, dtype=np.float64)
-    return int(np.searchsorted(mass, top_p * total)) + 1
-
-
-def inverse_cdf(weights: Logits, u: float) -> int:
-    mass = np.cumsum(weights, dtype=np.float64)
-    target = min(u * mass[-1], np.nextafter(mass[-1], 0))  # below the total, so some token with weight is beyond it
-    return int(np.searchsorted(mass, target, side="right"))
+def failure(code: int) -> RequestError | None:
+    """What to tell the owner of a row that has `code` in place of a token."""
+    if code == EXHAUSTED:
+        message = (
+            "no token is left to choose: the grammar, allowed_token_ids, bad_words and min_tokens exclude all of them"
+            " at this place of the output; relax one"
+        )
+        return RequestError(message, code="no_token_left")
+    if code == FAILED:
+        message = "the model's output is not a number: the log of the server says more"
+        return RequestError(message, status=500, code="internal_error")
+    return None
 
 
 def uniform(seed: int, position: int) -> float:
-    """In [0, 1), a function of its arguments alone: a token computed again is drawn again as it was."""
-    bits = np.random.Philox(key=seed % 2**64, counter=position).random_raw()
-    return float(int(bits) >> 11) * 2.0**-53
+    """In [0, 1), a function of its arguments alone: a token computed again is drawn again as it was (SplitMix64)."""
+    bits = _mixed(_mixed(seed % 2**64) + (position + 1) * 0x9E3779B97F4A7C15)
+    return (bits >> 11) * 2.0**-53
 
 
-def _descending(weights: Logits, token_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    return token_ids[np.argsort(-weights[token_ids], kind="stable")]
+def _mixed(z: int) -> int:
+    """A permutation of 64 bits in which each depends on all: Stafford's variant 13, of java.util.SplittableRandom."""
+    z &= 2**64 - 1
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return z ^ (z >> 31)
+
+
+def _is_plain(context: Context) -> bool:
+    return context.mask is None and not context.params.edits_logits
+
+
+def _few_allowed(row: Logits) -> Ids | None:
+    """The tokens that masks have left, unless they are so many that looking at all takes less time."""
+    is_allowed = row > -np.inf
+    return np.flatnonzero(is_allowed) if np.count_nonzero(is_allowed) < len(row) // 8 else None
+
+
+def _num_output(context: Context) -> int:
+    return len(context.history) - context.num_prompt
+
+
+def _penalize(row: Logits, context: Context) -> None:
+    """DRY, penalties and biases, in place."""
+    params, history = context.params, context.history
+    if params.dry_multiplier:
+        breakers = _breaker_ids(params)
+        how = params.dry_multiplier, params.dry_base, params.dry_allowed_length
+        penalties.dry(row, history[-params.dry_range :], breakers, *how)  # -0: all of it
+    if params.repetition_penalty != 1:
+        penalties.repeat(row, history[-params.repeat_last_n :], params.repetition_penalty)
+    if params.counts_output:
+        output = history[context.num_prompt :]
+        penalties.count(row, output, params.frequency_penalty, params.presence_penalty)
+    if len(params.bias_ids):
+        row[params.bias_ids] += params.biases
+
+
+def _breaker_ids(params: SamplingParams) -> frozenset[int]:
+    token_ids = frozenset(breaker for breaker in params.dry_sequence_breakers if isinstance(breaker, int))
+    assert len(token_ids) == len(set(params.dry_sequence_breakers)), "breakers are made token ids before they are used"
+    return token_ids

@@ -1,4 +1,4 @@
-"""Every filter against a full sort of the vocabulary, and draws that depend on nothing but their request."""
+"""The chain as a whole: what comes before what, rows that fail, and draws that depend on nothing but their request."""
 
 from __future__ import annotations
 
@@ -7,87 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mistralrs_onnx.runtime.request import Request
-from mistralrs_onnx.runtime.sampler import FAILED, Sampler, draw, inverse_cdf, nucleus, top_k, uniform
-from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.sampler import EXHAUSTED, FAILED, Sampler, failure, uniform
 
 MakeRequest = Callable[..., Request]
+EOS = 7
 
 
 def random_logits(num_rows: int, vocab: int = 300, seed: int = 0, scale: float = 3.0) -> np.ndarray[Any, Any]:
     return (scale * np.random.default_rng(seed).standard_normal((num_rows, vocab))).astype(np.float32)
 
 
-def distribution(logits: np.ndarray[Any, Any], params: SamplingParams) -> np.ndarray[Any, Any]:
-    """By a full sort in float64: temperature, top-k, top-p, min-p."""
-    z = logits.astype(np.float64) / params.temperature
-    p = np.exp(z - z.max())
-    order = np.argsort(-p, kind="stable")
-    if params.top_k > 0:
-        p[order[params.top_k :]] = 0
-    p /= p.sum()
-    before = np.cumsum(p[order]) - p[order]
-    p[order[before >= params.top_p]] = 0
-    p[p < params.min_p * p.max()] = 0
-    return p / p.sum()
-
-
-FILTERS = [
-    {},
-    {"temperature": 0.7},
-    {"temperature": 5.0},
-    {"top_k": 5},
-    {"top_k": 1},
-    {"top_p": 0.9},
-    {"top_p": 0.5, "temperature": 3.0},
-    {"min_p": 0.1},
-    {"top_k": 20, "top_p": 0.8},
-    {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 1.5},
-    {"top_k": 1000},
-]
-
-
-@pytest.mark.parametrize("filters", FILTERS, ids=str)
-def test_draws_follow_the_distribution(filters: dict[str, Any], make_request: MakeRequest) -> None:
-    """Chi-square over the tokens expected at least 5 times, the others together; critical value at about 1e-5."""
-    logits, num_draws = random_logits(1)[0], 4000
-    requests = [make_request([1], seed=seed, **filters) for seed in range(num_draws)]
-    drawn = Sampler().sample(np.tile(logits, (num_draws, 1)), requests)
-    expected = distribution(logits, requests[0].params) * num_draws
-    counted = np.bincount(drawn, minlength=len(logits))
-    assert not counted[expected == 0].any()
-    often = expected >= 5
-    cells = [
-        (counted[often], expected[often]),
-        (counted[~often].sum(keepdims=True), expected[~often].sum(keepdims=True)),
-    ]
-    statistic = sum(float(((n - e) ** 2 / np.maximum(e, 1e-9)).sum()) for n, e in cells if e.sum() > 0)
-    freedom = max(1, int(often.sum()))
-    assert statistic < freedom + 4.3 * np.sqrt(2 * freedom) + 12
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    vocab=st.integers(1, 3000),
-    scale=st.sampled_from([0.0, 0.01, 1.0, 8.0]),
-    k=st.integers(1, 400),
-    top_p=st.floats(0.01, 0.999),
-)
-def test_filters_equal_a_full_sort(seed: int, vocab: int, scale: float, k: int, top_p: float) -> None:
-    logits = random_logits(1, vocab, seed, scale).round(1)[0]  # rounded: ties
-    weights = np.exp(logits - logits.max())
-    order = np.argsort(-weights, kind="stable")
-    assert top_k(weights, k).tolist() == order[:k].tolist()
-    mass = np.cumsum(weights[order], dtype=np.float64)
-    total = weights.sum(dtype=np.float64)
-    kept = nucleus(weights, top_p)
-    assert kept.tolist() == order[: len(kept)].tolist()
-    assert mass[len(kept) - 1] >= top_p * total * (1 - 1e-9)
-    assert len(kept) == 1 or mass[len(kept) - 2] < top_p * total * (1 + 1e-9)
+def bitmask(token_ids: list[int], vocab: int) -> np.ndarray[Any, Any]:
+    bits = np.zeros((vocab + 31) // 32 * 32, np.uint8)
+    bits[token_ids] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
 
 
 def test_greedy_takes_the_first_maximum(make_request: MakeRequest) -> None:
@@ -96,16 +31,17 @@ def test_greedy_takes_the_first_maximum(make_request: MakeRequest) -> None:
     assert Sampler().sample(logits, [greedy, greedy]).tolist() == [1, 2]
 
 
-def test_greedy_and_sampled_rows_mix_and_the_logits_stay(make_request: MakeRequest) -> None:
-    logits = random_logits(3)
-    before = logits.copy()
-    greedy, warm = make_request([1], temperature=0), make_request([1], seed=5)
-    penalized = make_request([int(logits[2].argmax())], temperature=0, repetition_penalty=100.0)
-    mixed = Sampler().sample(logits, [greedy, warm, penalized])
-    assert mixed[0] == logits[0].argmax()
-    assert mixed[1] == Sampler().sample(logits[1:2], [warm])[0]
-    assert mixed[2] == np.argsort(-logits[2])[1]
-    assert (logits == before).all()
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("params", [{"temperature": 0}, {"top_p": 0.9}, {"temperature": 0, "logit_bias": {1: 5.0}}])
+def test_logits_that_are_no_numbers_fail(wrong: float, params: dict[str, Any], make_request: MakeRequest) -> None:
+    logits = np.full((1, 300), wrong if wrong < 0 else 0, np.float32)
+    logits[0, 7] = wrong
+    assert Sampler().sample(logits, [make_request([1], seed=0, **params)])[0] == FAILED
+
+
+def test_no_logits_at_all_are_an_error(make_request: MakeRequest) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        Sampler().sample(np.zeros((1, 0), np.float32), [make_request([1], temperature=0)])
 
 
 def test_a_row_without_numbers_fails_alone(make_request: MakeRequest) -> None:
@@ -118,20 +54,148 @@ def test_a_row_without_numbers_fails_alone(make_request: MakeRequest) -> None:
     assert drawn[3] == Sampler().sample(logits[3:], requests[3:])[0] != FAILED
 
 
-def test_a_masked_token_is_never_drawn(make_request: MakeRequest) -> None:
-    logits = np.full((200, 8), -np.inf, np.float32)
-    logits[:, [2, 5]] = 0
-    drawn = Sampler().sample(logits, [make_request([1], seed=i) for i in range(200)])
-    assert set(drawn.tolist()) == {2, 5}
+def test_a_row_whose_masks_leave_nothing_fails_alone_and_says_why(make_request: MakeRequest) -> None:
+    logits = random_logits(3)
+    requests = [make_request([1], seed=i) for i in range(3)]
+    requests[1] = make_request([1], allowed_token_ids=frozenset({3, 4}), bad_words=((3,), (4,)))
+    drawn = Sampler().sample(logits, requests)
+    assert drawn[1] == EXHAUSTED
+    assert [drawn[0], drawn[2]] == Sampler().sample(logits[::2], requests[::2]).tolist()
+    error = failure(EXHAUSTED)
+    assert error is not None
+    assert (error.status, error.code) == (400, "no_token_left")
+    broken = failure(FAILED)
+    assert broken is not None
+    assert broken.status == 500
+    assert failure(0) is None
 
 
-def test_same_seed_same_tokens_whatever_the_batch_mates(make_request: MakeRequest) -> None:
-    logits = random_logits(16)
-    requests = [make_request([1], seed=i, top_p=0.9) for i in range(16)]
-    together = Sampler().sample(logits, requests)
-    alone = [int(Sampler().sample(logits[i : i + 1], [requests[i]])[0]) for i in range(16)]
+def test_masks_allow_what_all_of_them_allow(make_request: MakeRequest) -> None:
+    """From best to worst 0, 1, 2, ...: each mask takes the best that is left away."""
+    logits = -np.arange(40, dtype=np.float32)[None]
+    asked: dict[str, Any] = {"temperature": 0}
+    request = make_request([1], **asked)
+    assert Sampler(frozenset({3})).sample(logits, [request]) == 0
+    asked["allowed_token_ids"] = frozenset({2, 3, 4, 5, 39})
+    for more, best in [({}, 2), ({"bad_words": ((2,),)}, 3), ({"min_tokens": 1}, 4), ({"stop_token_ids": {4}}, 5)]:
+        asked.update({key: frozenset(v) if isinstance(v, set) else v for key, v in more.items()})
+        assert Sampler(frozenset({3})).sample(logits, [make_request([1], **asked)]) == best
+    request = make_request([1], **asked)
+    request.mask = bitmask([0, 1, 2, 3, 4, 39], 40)
+    assert Sampler(frozenset({3})).sample(logits, [request]) == 39
+
+
+def test_masks_win_over_biases_and_penalties(make_request: MakeRequest) -> None:
+    """A negative penalty and a bias lift tokens, but none that a mask excludes."""
+    logits = np.zeros((1, 4), np.float32)
+    request = make_request([1], temperature=0, logit_bias={0: 100.0, 2: 1.0}, bad_words=((0,),), presence_penalty=-2.0)
+    request.append(0)
+    assert Sampler().sample(logits, [request]) == 2
+
+
+def test_a_bias_is_added_after_penalties(make_request: MakeRequest) -> None:
+    """Token 0 was seen: 4 / 2 + 1 = 3 is above 2.75; the other way round (4 + 1) / 2 = 2.5 would be below."""
+    request = make_request([0], temperature=0, repetition_penalty=2.0, logit_bias={0: 1.0})
+    assert Sampler().sample(np.array([[4.0, 2.75]], np.float32), [request]) == 0
+
+
+def test_frequency_and_presence_come_after_repetition(make_request: MakeRequest) -> None:
+    """4 / 2 - 1 = 1 is below 1.25; the other way round (4 - 1) / 2 = 1.5 would be above."""
+    request = make_request([1], temperature=0, repetition_penalty=2.0, presence_penalty=1.0, repeat_last_n=1)
+    request.append(0)
+    assert Sampler().sample(np.array([[4.0, 1.25]], np.float32), [request]) == 1
+
+
+def test_dry_comes_before_repetition(make_request: MakeRequest) -> None:
+    """After 2 3 2, DRY takes 1 from token 3: (4 - 1) / 2 = 1.5 is below 1.75; 4 / 2 - 1 = 1 would be below 1.25."""
+    dry = {"dry_multiplier": 1.0, "dry_allowed_length": 1, "dry_sequence_breakers": ()}
+    for rival, chosen in [(1.75, 0), (1.25, 3)]:
+        request = make_request([2, 3, 2], temperature=0, repetition_penalty=2.0, **dry)
+        logits = np.array([[rival, -9.0, -9.0, 4.0]], np.float32)
+        assert Sampler().sample(logits, [request]) == chosen
+
+
+def test_temperature_comes_before_min_p(make_request: MakeRequest) -> None:
+    """e^-2 is under 0.3; at temperature 4 it is e^-0.5, which is not."""
+    logits = np.array([0.0, -2.0], np.float32)
+    cold = Sampler().distribution(logits, make_request([1], min_p=0.3))
+    warm = Sampler().distribution(logits, make_request([1], min_p=0.3, temperature=4.0))
+    assert not isinstance(cold, int)
+    assert not isinstance(warm, int)
+    assert len(cold.weights) == 1
+    assert len(warm.weights) == 2
+
+
+def test_biases_and_penalties_change_what_greedy_takes(make_request: MakeRequest) -> None:
+    logits = np.array([[0.0, 1.0, 10.0]], np.float32)
+    assert Sampler().sample(logits, [make_request([1], temperature=0, logit_bias={2: -100.0})]) == 1
+    assert Sampler().sample(logits, [make_request([2], temperature=0, repetition_penalty=100.0)]) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_logits_stay(temperature: float, make_request: MakeRequest) -> None:
+    logits = random_logits(1)
+    before = logits.copy()
+    everything = {
+        "bad_words": ((1,),),
+        "repetition_penalty": 2.0,
+        "logit_bias": {3: 1.0},
+        "top_p": 0.5,
+        "typical_p": 0.9,
+    }
+    request = make_request([5, 6], temperature=temperature, min_tokens=3, logprobs=3, **everything)
+    request.mask = bitmask(list(range(0, 300, 2)), 300)
+    sampler = Sampler(frozenset({EOS}))
+    sampler.logprobs(logits, [request], sampler.sample(logits, [request]))
+    assert (logits == before).all()
+
+
+def company(make_request: MakeRequest, num: int, vocab: int) -> list[Request]:
+    """Requests of every kind, with outputs of different lengths."""
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 1.3},
+        {"top_k": 7},
+        {"top_p": 0.9},
+        {"top_p": 0.9, "temperature": 5.0},
+        {"min_p": 0.05},
+        {"typical_p": 0.7},
+        {"repetition_penalty": 1.3, "frequency_penalty": 0.5, "repeat_last_n": 0, "logprobs": 4},
+        {"dry_multiplier": 0.8, "dry_sequence_breakers": (3,), "logprobs": 0},
+        {"logit_bias": {5: 4.0}, "allowed_token_ids": frozenset(range(0, vocab, 3)), "logprobs": 20},
+        {"bad_words": ((5, 6), (9,)), "min_tokens": 100, "top_p": 0.95},
+        {"temperature": 0.7, "mask": True},
+    ]
+    requests, rng = [], np.random.default_rng(1)
+    for i in range(num):
+        params = dict(kinds[i % len(kinds)])
+        masked = params.pop("mask", False)
+        request = make_request(rng.integers(0, 20, 30).tolist(), seed=i // 2, **params)
+        for token_id in rng.integers(0, 20, i).tolist():
+            request.append(token_id)
+        if masked:
+            request.mask = bitmask(rng.choice(vocab, vocab // 3, replace=False).tolist(), vocab)
+        requests.append(request)
+    return requests
+
+
+@pytest.mark.parametrize("vocab", [301, 20_011])  # odd: rows begin at odd addresses
+def test_same_seed_same_tokens_and_logprobs_whatever_the_batch_mates(vocab: int, make_request: MakeRequest) -> None:
+    logits, requests = random_logits(24, vocab), company(make_request, 24, vocab)
+    sampler = Sampler(frozenset({EOS}))
+    together = sampler.sample(logits, requests)
+    told = sampler.logprobs(logits, requests, together)
+    alone, told_alone = [], []
+    for row, request in zip(logits, requests, strict=True):
+        fresh, own = Sampler(frozenset({EOS})), row[None].copy()
+        token_ids = fresh.sample(own, [request])
+        alone.append(int(token_ids[0]))
+        told_alone += fresh.logprobs(own, [request], token_ids)
     assert together.tolist() == alone
-    assert Sampler().sample(logits[::-1], requests[::-1]).tolist() == alone[::-1]
+    assert told == told_alone
+    order = np.random.default_rng(2).permutation(24)
+    assert sampler.sample(logits[order], [requests[i] for i in order]).tolist() == together[order].tolist()
+    assert sum(item is not None for item in told) == 6
 
 
 def test_uniform_is_a_function_of_seed_and_position() -> None:
@@ -139,36 +203,4 @@ def test_uniform_is_a_function_of_seed_and_position() -> None:
     assert len(np.unique(values)) == values.size
     assert ((values >= 0) & (values < 1)).all()
     assert uniform(7, 3) == uniform(7, 3)
-
-
-def test_repetition_looks_at_prompt_and_output_in_its_window(make_request: MakeRequest) -> None:
-    logits = np.array([[3.0, 2.0, -1.0, 1.0]], np.float32)
-    wide = make_request([0, 1, 2], temperature=0, repetition_penalty=4.0, repeat_last_n=0)
-    assert Sampler().sample(logits, [wide])[0] == 3
-    narrow = make_request([0, 1, 2], temperature=0, repetition_penalty=4.0, repeat_last_n=1)
-    assert Sampler().sample(logits, [narrow])[0] == 0
-
-
-def test_frequency_and_presence_look_at_the_output_alone(make_request: MakeRequest) -> None:
-    logits = np.array([[3.0, 2.5, 0.0, 1.5]], np.float32)
-    often = make_request([0, 0, 0, 0], temperature=0, frequency_penalty=0.4)
-    chosen = []
-    for _ in range(5):
-        chosen.append(int(Sampler().sample(logits, [often])[0]))
-        often.append(chosen[-1])
-    assert chosen == [0, 0, 1, 0, 1]
-    present = make_request([0], temperature=0, presence_penalty=1.0)
-    present.append(0)
-    assert Sampler().sample(logits, [present])[0] == 1
-
-
-def test_min_p_is_relative_to_the_likeliest() -> None:
-    weights = np.array([0.25, 0.5, 1.0], np.float32)
-    drawn = {draw(weights, SamplingParams(min_p=0.4), u) for u in np.linspace(0, 0.999, 50)}
-    assert drawn == {1, 2}
-
-
-def test_the_largest_draw_lands_on_a_token_with_weight() -> None:
-    weights = np.array([0.1, 0.7, 0.0], np.float32)
-    assert inverse_cdf(weights, 1 - 2.0**-53) == 1
-    assert inverse_cdf(np.array([0.0, 1.0], np.float32), 0.0) == 1
+    assert uniform(-1, 0) == uniform(2**64 - 1, 0)

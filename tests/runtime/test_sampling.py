@@ -26,7 +26,7 @@ def test_no_temperature_is_greedy(temperature: float) -> None:
     "asked",
     [
         {"temperature": -0.1},
-        {"temperature": 100},
+        {"temperature": 100.1},
         {"temperature": float("nan")},
         {"temperature": True},
         {"top_p": 0.0},

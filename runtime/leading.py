@@ -1,0 +1,130 @@
+"""The largest of many numbers without sorting them all; knows arrays alone.
+
+A vocabulary has 150,000 tokens and a choice looks at a few: one pass finds the largest of each group of logits, and
+what is far from the highest is left out by groups.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+GROUP = 64  # numbers of which the largest stands for all
+SORTED = 2048  # up to so many keys are sorted; more are narrowed down first
+SAMPLED = 512  # keys whose order tells where to narrow
+SPREAD = 3  # standard deviations that the rank of a sample may be off
+
+
+class Workspace:
+    """Rows to work in, for one row of logits at a time: new arrays of their size would be paged in every time."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+        self.edited, self.scaled, self.weights = np.empty((3, num_tokens), np.float32)
+        self.products = np.empty(num_tokens + 31, np.float32)  # and masks, of whole words
+        self.above, self.wider = np.empty((2, num_tokens), np.bool_)
+
+
+class Groups:
+    """One row of numbers and the largest of each group. Groups are columns; what does not fill them stands alone."""
+
+    def __init__(self, row: Floats) -> None:
+        self.row = row
+        self._num_groups = len(row) // GROUP
+        self._columns = row[: GROUP * self._num_groups].reshape(GROUP, -1)
+        self._rest = row[GROUP * self._num_groups :]
+        grouped = self._columns.max(0) if self._num_groups else row[:0]
+        self.maxima: Floats = np.concatenate([grouped, self._rest])
+        self.highest = np.float32(self.maxima.max())
+
+    def bound(self, count: int) -> np.float32:
+        """Under which none of the `count` largest lies."""
+        if count >= len(self.maxima):
+            return np.float32(-np.inf)
+        return np.float32(np.partition(self.maxima, -count)[-count])
+
+    def at_least(self, least: np.float32) -> Ids:
+        """Ascending places of what is not less."""
+        groups = np.flatnonzero(self.maxima[: self._num_groups] >= least)
+        if len(groups) > self._num_groups // 8 or not self._num_groups:
+            return np.flatnonzero(self.row >= least)
+        lines, found = np.nonzero(self._columns[:, groups] >= least)
+        alone = np.flatnonzero(self._rest >= least) + GROUP * self._num_groups
+        return np.concatenate([lines * self._num_groups + groups[found], alone])
+
+    def weight_below(self, least: np.float32, temperature: float) -> float:
+        """At least the sum of exp((x - highest) / temperature) over all x under `least`."""
+        scaled = (np.minimum(self.maxima, least) - self.highest) / np.float32(temperature)
+        weights = np.exp(scaled, out=scaled)
+        grouped, alone = weights[: self._num_groups], weights[self._num_groups :]
+        return GROUP * float(grouped.sum()) + float(alone.sum())
+
+
+def largest(groups: Groups, count: int, space: Workspace | None = None) -> Ids:
+    """Ascending places of the `count` largest of a row; of equals the lower place goes first."""
+    places = groups.at_least(groups.bound(count))
+    return places[leading(groups.row[places], None, count, space)]
+
+
+def leading(keys: Floats, weights: Floats | None, target: float, space: Workspace | None = None) -> Ids:
+    """Places, ascending, of the fewest entries whose weights (None: 1 each) reach `target`, the largest key first.
+
+    At least one; all of them if they do not reach it. Of equal keys the lower place goes first. Keys are not sorted
+    but in a band around the last entry kept, which the ranks of a sample bracket: wrong brackets cost time only.
+    """
+    if len(keys) <= SORTED:
+        return _sorted_leading(keys, weights, target)
+    space = space or Workspace(len(keys))
+    above, wider = space.above[: len(keys)], space.wider[: len(keys)]
+    step = len(keys) // SAMPLED
+    order = np.argsort(-keys[::step])
+    sample = keys[::step][order]
+    np.greater_equal(keys, sample[0], out=above)
+    mass = _mass(above, weights, space)
+    if mass >= target:
+        return _narrowed(None, above, keys, weights, target)
+    each = np.full(len(sample), step) if weights is None else weights[::step][order] * np.float32(step)
+    rank = int(np.searchsorted(mass + np.cumsum(each[1:], dtype=np.float64), target)) + 1
+    spread = SPREAD * math.isqrt(rank) + SPREAD
+    for place in (max(rank - spread, 0), min(rank + spread, len(sample) - 1)):
+        np.greater_equal(keys, sample[place], out=wider)
+        more = _mass(wider, weights, space)
+        if more >= target:
+            return _narrowed(above, np.greater(wider, above, out=wider), keys, weights, target - mass)
+        above, wider, mass = wider, above, more
+    return _narrowed(above, np.logical_not(above, out=wider), keys, weights, target - mass)
+
+
+def _narrowed(above: Mask | None, band: Mask, keys: Floats, weights: Floats | None, target: float) -> Ids:
+    """All that is `above`, and the leading of the `band`; a band of everything is sorted, so that this ends."""
+    places = np.flatnonzero(band)
+    inside = keys[places], None if weights is None else weights[places], target
+    kept = places[_sorted_leading(*inside) if len(places) == len(keys) else leading(*inside)]
+    if above is None:
+        return kept
+    above[kept] = True
+    return np.flatnonzero(above)
+
+
+def _sorted_leading(keys: Floats, weights: Floats | None, target: float) -> Ids:
+    order = np.argsort(-keys, kind="stable")
+    if weights is None:
+        return np.sort(order[: max(1, math.ceil(target))])
+    mass = np.cumsum(weights[order], dtype=np.float64)
+    return np.sort(order[: int(np.searchsorted(mass, target)) + 1])
+
+
+def _mass(mask: Mask, weights: Floats | None, space: Workspace) -> float:
+    """Not a dot product, whose bits could depend on the threads of a BLAS."""
+    count = np.count_nonzero(mask)
+    if weights is None:
+        return float(count)
+    if count < len(mask) // 8:
+        return float(weights[np.flatnonzero(mask)].sum())
+    return float(np.multiply(weights, mask, out=space.products[: len(mask)]).sum())

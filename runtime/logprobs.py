@@ -1,0 +1,57 @@
+"""Natural logarithms of the probabilities that the model itself gives, before anything changes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .core import Logits
+from .leading import Groups, Workspace, largest
+
+
+class TokenLogprob(NamedTuple):
+    """A token and the natural logarithm of its probability."""
+
+    token_id: int
+    logprob: float
+
+
+class TokenLogprobs(NamedTuple):
+    """Of the token at one place, and of the likeliest there: descending, of equals the lower id first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[TokenLogprob, ...]
+
+
+def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
+    """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
+    normalizer = log_sum_exp(row, space)
+    top = tuple(TokenLogprob(i, float(row[i]) - normalizer) for i in likeliest(row, num_top) if np.isfinite(row[i]))
+    return TokenLogprobs(token_id, float(row[token_id]) - normalizer, top)
+
+
+def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:
+    """Row i of `logits` (num_tokens, vocab) is what the model said before it read `token_ids[i]`."""
+    space = Workspace(logits.shape[1])
+    for row, token_id in zip(logits, token_ids, strict=True):
+        yield token_logprobs(row, int(token_id), num_top, space)
+
+
+def log_sum_exp(row: Logits, space: Workspace | None = None) -> float:
+    highest = row.max()
+    shifted = np.subtract(row, highest, out=None if space is None else space.scaled)
+    total = np.exp(shifted, out=shifted).sum()
+    return float(highest) + math.log(float(total))
+
+
+def likeliest(row: Logits, num_top: int) -> list[int]:
+    """Places of the largest, descending; of equals the lower first."""
+    if not num_top:
+        return []
+    places = largest(Groups(row), num_top)
+    order: list[int] = places[np.argsort(-row[places], kind="stable")].tolist()
+    return order

@@ -1,0 +1,48 @@
+"""Which tokens a row may choose at all: those of a grammar, allowed ones, no bad words, no end before its time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core import Logits
+
+Bitmask = NDArray[np.int32]  # bit t % 32 of word t // 32: token t is allowed
+
+_INF = np.float32(np.inf)
+# Of each byte, the most that the logits of its eight tokens may be.
+_CEILINGS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), _INF, -_INF)
+
+
+def num_words(vocab_size: int) -> int:
+    return (vocab_size + 31) // 32
+
+
+def apply_bitmask(row: Logits, bitmask: Bitmask, space: Logits | None = None) -> None:
+    """Bits beyond the vocabulary mean nothing. `space` (at least 32 a word,) is written to, if it is given."""
+    assert bitmask.shape == (num_words(len(row)),), f"a mask of {bitmask.shape} words for {len(row)} tokens"
+    octets = bitmask.astype("<i4", copy=False).view(np.uint8)
+    space = np.empty(8 * len(octets), np.float32) if space is None else space[: 8 * len(octets)]
+    np.take(_CEILINGS, octets, axis=0, out=space.reshape(-1, 8), mode="clip")  # other modes copy
+    np.minimum(row, space[: len(row)], out=row)
+
+
+def allow_only(row: Logits, token_ids: NDArray[np.int64]) -> None:
+    kept = row[token_ids]
+    row.fill(-_INF)
+    row[token_ids] = kept
+
+
+def ban_words(row: Logits, words: Sequence[Sequence[int]], output: NDArray[np.int64]) -> None:
+    """The last token of each of the words of several tokens, where the output ends in all the others."""
+    last = int(output[-1]) if len(output) else -1
+    for *begun, end in words:
+        if begun and begun[-1] == last and output[-len(begun) :].tolist() == begun:
+            row[end] = -_INF
+
+
+def ban(row: Logits, token_ids: Sequence[int] | NDArray[np.int64] | frozenset[int]) -> None:
+    for_index = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64, len(token_ids))
+    row[for_index] = -_INF

@@ -1,0 +1,65 @@
+"""What tokens that were seen lose, in place, of one row of logits (vocab,); knows arrays of token ids alone."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core import Logits
+
+Ids = NDArray[np.int64]
+
+MAX_MATCH = 50  # tokens; a longer repetition is punished as one of so many
+MOST = 1e30  # what DRY subtracts at most: finite, or a row could have no token left
+
+
+def repeat(row: Logits, seen: Ids, penalty: float) -> None:
+    """Divides positive and multiplies negative logits of `seen` tokens, once each (arXiv 1909.05858)."""
+    old, factor = row[seen], np.float32(penalty)
+    row[seen] = np.where(old > 0, old / factor, old * factor)
+
+
+def count(row: Logits, output: Ids, frequency: float, presence: float) -> None:
+    """Subtracts count · frequency + presence from each token of the output (OpenAI's API)."""
+    if presence:
+        row[output] = row[output] - np.float32(presence)
+    if frequency:
+        np.subtract.at(row, output, np.float32(frequency))
+
+
+def dry(
+    row: Logits, context: Ids, breakers: AbstractSet[int], multiplier: float, base: float, allowed_length: int
+) -> None:
+    """Do not repeat yourself: subtracts multiplier · base^(m - allowed_length) from what would prolong a repetition.
+
+    A token that followed an earlier occurrence of the end of the context has as m the length of that occurrence, the
+    longest of several; breakers end it, and are never punished (text-generation-webui, pull request 5677).
+    """
+    followers, lengths = repetitions(context, breakers)
+    long = lengths >= allowed_length
+    if long.any():
+        token_ids, places = np.unique(followers[long], return_inverse=True)
+        longest = np.zeros(len(token_ids))
+        np.maximum.at(longest, places, lengths[long])
+        row[token_ids] -= np.minimum(multiplier * base ** (longest - allowed_length), MOST).astype(np.float32)
+
+
+def repetitions(context: Ids, breakers: AbstractSet[int]) -> tuple[Ids, Ids]:
+    """Tokens that followed earlier occurrences of the context's end, and the lengths of these, up to MAX_MATCH."""
+    if len(context) < 2 or int(context[-1]) in breakers:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    ends = np.flatnonzero(context[:-1] == context[-1])
+    if breakers:
+        ends = ends[~np.isin(context[ends + 1], list(breakers))]
+    lengths = np.ones(len(ends), np.int64)
+    alive = np.arange(len(ends))
+    for back in range(1, min(MAX_MATCH, len(context))):
+        token_id = int(context[-1 - back])
+        alive = alive[ends[alive] >= back]
+        if token_id in breakers or not len(alive):
+            break
+        alive = alive[context[ends[alive] - back] == token_id]
+        lengths[alive] += 1
+    return context[ends + 1], lengths
