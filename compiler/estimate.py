@@ -102,8 +102,8 @@ class Estimate:
         return tuple(Fit(c, room // (c * self.kv_float32), room // (c * self.kv_float16)) for c in contexts)
 
 
-def estimate(spec: Model, tensors: Iterable[TensorPlan], available: int) -> Estimate:
-    """`available`: bytes of memory that a server may take."""
+def estimate(spec: Model, tensors: Iterable[TensorPlan], available: int, num_caches: int = 1) -> Estimate:
+    """`available`: bytes of memory that a server may take. `num_caches`: sets of keys and values of a sequence."""
     plans = tuple(tensors)
     return Estimate(
         tensors=plans,
@@ -111,8 +111,8 @@ def estimate(spec: Model, tensors: Iterable[TensorPlan], available: int) -> Esti
         bytes_out=sum(plan.bytes_out for plan in plans),
         compile_memory=COMPILE_BASE + max((plan.chunk for plan in plans), default=0),
         runtime_memory=RUNTIME_BASE + sum(plan.memory for plan in plans),
-        kv_float32=spec.kv.token_bytes(4),
-        kv_float16=spec.kv.token_bytes(2),
+        kv_float32=num_caches * spec.kv.token_bytes(4),
+        kv_float16=num_caches * spec.kv.token_bytes(2),
         context_length=spec.context_length,
         available=available,
     )

@@ -62,16 +62,16 @@ class WithXLora:
 
     def __init__(self, weights: Weights, xlora: XLora) -> None:
         self._weights = weights
-        self._own = dict(_weights(xlora)) | dict(xlora.weights)
+        self.own: dict[str, Float32] = dict(_weights(xlora)) | dict(xlora.weights)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._own or name in self._weights
+        return name in self.own or name in self._weights
 
     def matrix(self, name: str) -> Matrix:
-        return InMemory(self._own[name]) if name in self._own else self._weights.matrix(name)
+        return InMemory(self.own[name]) if name in self.own else self._weights.matrix(name)
 
     def vector(self, name: str) -> Float32:
-        return self._own[name] if name in self._own else self._weights.vector(name)
+        return self.own[name] if name in self.own else self._weights.vector(name)
 
 
 def _weights(xlora: XLora) -> Iterator[tuple[str, Float32]]:

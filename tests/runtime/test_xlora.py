@@ -16,7 +16,9 @@ from xlora_serving import answers, compile_xlora, llama_modules, worst, xlora_ru
 from mistralrs_onnx.compiler.adapters.files import in_folder
 from mistralrs_onnx.compiler.adapters.merge import ToMerge
 from mistralrs_onnx.compiler.adapters.xlora import ToMix
+from mistralrs_onnx.compiler.checkpoint import Reading, open_folder
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
+from mistralrs_onnx.compiler.dry_run import dry_run
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.runtime.core import Row
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions, Output
@@ -151,3 +153,19 @@ def tokens_of(box: queue.SimpleQueue[Output]) -> list[int]:
         if output.finish_reason is not None:
             assert output.finish_reason == "length"
             return ids
+
+
+def test_a_dry_run_counts_adapters_and_both_caches(base: Path, tmp_path: Path) -> None:
+    xlora = write(tmp_path)
+    with open_folder(base, Reading()) as checkpoint:
+        plain = dry_run(checkpoint, CompileOptions(), 1 << 30)
+        mixed = dry_run(checkpoint, CompileOptions(xlora=ToMix(xlora.folder, xlora.ordering)), 1 << 30)
+    assert (mixed.kv_float32, mixed.kv_float16) == (2 * plain.kv_float32, 2 * plain.kv_float16)
+    added = {plan.name: plan.shape for plan in mixed.tensors}
+    for name in {plan.name for plan in plain.tensors}:
+        del added[name]
+    ranks = sum(xlora.ranks)
+    assert added["model.layers.0.self_attn.q_proj.lora_A.weight"] == (ranks, HIDDEN)
+    assert len([name for name in added if name.endswith("lora_B.weight")]) == NUM_SETS
+    assert added["xlora.classifier.0.weight"] == (3 * NUM_SETS, HIDDEN)
+    assert mixed.runtime_memory > plain.runtime_memory
