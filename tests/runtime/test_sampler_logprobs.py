@@ -1,0 +1,76 @@
+"""Log probabilities are those of the model, whatever was done to its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mistralrs_onnx.runtime.logprobs import prompt_logprobs, token_logprobs
+from mistralrs_onnx.runtime.request import Request
+from mistralrs_onnx.runtime.sampler import EXHAUSTED, FAILED, Sampler
+
+MakeRequest = Callable[..., Request]
+
+
+def test_they_are_natural_logarithms() -> None:
+    """A number that the original's tests have."""
+    row = np.array([-3.0, -1.0, -2.0], np.float32)
+    assert token_logprobs(row, 1, 0).logprob == pytest.approx(-1 - np.log(np.exp([-3, -1, -2]).sum()), abs=1e-6)
+
+
+def test_they_are_of_the_unfiltered_distribution(make_request: MakeRequest) -> None:
+    """Numbers that the original's tests have: 1/6, 2/6, 3/6, though only one token may be chosen."""
+    logits = np.log(np.array([[1, 2, 3]], np.float32))
+    params = {"top_k": 1, "temperature": 0.5, "repetition_penalty": 50.0, "bad_words": ((2,),), "logit_bias": {0: 3.0}}
+    request = make_request([1], logprobs=3, seed=0, **params)
+    sampler = Sampler()
+    token_ids = sampler.sample(logits, [request])
+    (told,) = sampler.logprobs(logits, [request], token_ids)
+    assert told is not None
+    assert told.token_id == token_ids[0] == 0
+    assert np.exp(told.logprob) == pytest.approx(1 / 6, rel=1e-6)
+    assert [token_id for token_id, _ in told.top] == [2, 1, 0]
+    np.testing.assert_allclose(np.exp([logprob for _, logprob in told.top]), [3 / 6, 2 / 6, 1 / 6], rtol=1e-6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(vocab=st.integers(1, 5000), num_top=st.integers(0, 20), seed=st.integers(0, 10**6), shift=st.floats(-500, 500))
+def test_they_equal_a_softmax_in_float64(vocab: int, num_top: int, seed: int, shift: float) -> None:
+    """Logits of a size of 500 are spaced by 3e-5, and the normaliser of 5000 float32 exponentials errs by 1e-6."""
+    row = (3 * np.random.default_rng(seed).standard_normal(vocab) + shift).round(1).astype(np.float32)
+    wide = row.astype(np.float64)
+    logprobs = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())
+    told = token_logprobs(row, seed % vocab, num_top)
+    order = np.argsort(-row, kind="stable")[:num_top].tolist()
+    assert [token_id for token_id, _ in told.top] == order
+    assert told.logprob == pytest.approx(logprobs[seed % vocab], abs=2e-6)
+    np.testing.assert_allclose([logprob for _, logprob in told.top], logprobs[order], atol=2e-6)
+
+
+def test_tokens_without_probability_are_no_alternatives() -> None:
+    row = np.full(100, -np.inf, np.float32)
+    row[[4, 90]] = 1.0
+    assert [token_id for token_id, _ in token_logprobs(row, 4, 5).top] == [4, 90]
+
+
+def test_only_rows_that_ask_and_have_a_token_are_told(make_request: MakeRequest) -> None:
+    logits = np.zeros((4, 50), np.float32)
+    requests = [make_request([1], logprobs=n) for n in (None, 0, 2, 2)]
+    told = Sampler().logprobs(logits, requests, [1, 2, FAILED, EXHAUSTED])
+    assert told[0] is told[2] is told[3] is None
+    assert told[1] is not None
+    assert told[1] == (2, pytest.approx(-np.log(50), abs=1e-6), ())
+
+
+def test_of_a_prompt_each_token_has_that_of_its_row() -> None:
+    logits = np.random.default_rng(0).standard_normal((6, 80)).astype(np.float32)
+    token_ids = [3, 79, 0, 5, 5, 41]
+    told = list(prompt_logprobs(logits, token_ids, 2))
+    assert told == [token_logprobs(row, i, 2) for row, i in zip(logits, token_ids, strict=True)]
+    assert [item.token_id for item in told] == token_ids
+    with pytest.raises(ValueError, match="shorter"):
+        list(prompt_logprobs(logits, token_ids[:-1], 2))
