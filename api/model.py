@@ -91,11 +91,24 @@ class Model:
         """Token ids of a text, with the tokens that the model wants around every text."""
         return self.tokenizer.encode(text).ids
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Token ids of a conversation up to where the assistant speaks. Raises RequestError."""
+    @property
+    def template_source(self) -> str | None:
+        """The text of the chat template, which shows how the model spells calls and thoughts."""
+        return None if self.chat_template is None else self.chat_template.source
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation up to where the assistant speaks. `extra`: further variables of the template.
+
+        Raises RequestError.
+        """
         if self.chat_template is None:
             raise RequestError(f"{self.name} has no chat template: use completions", param="messages")
-        prompt = self.chat_template.render([dict(message) for message in messages])
+        prompt = self.chat_template.render([dict(message) for message in messages], tools=tools, extra=extra)
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids
 
     def close(self, drain: float = 0.0) -> None:

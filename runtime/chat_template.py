@@ -35,6 +35,7 @@ class ChatTemplate:
         pad_token: str | None = None,
         clock: Clock = datetime.now,
     ) -> None:
+        self.source = source
         tokens = {"bos_token": bos_token, "eos_token": eos_token, "unk_token": unk_token, "pad_token": pad_token}
         self._tokens = {name: text for name, text in tokens.items() if text is not None}
         sandbox = Sandbox({"raise_exception": _raise_exception, "strftime_now": _strftime_now(clock)})

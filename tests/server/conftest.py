@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ class Parrot:
 
 class Bytes:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return bytes(ids).decode()
+        return bytes(ids).decode(errors="replace")
 
 
 def trick(name: str, rank: int = 1) -> Adapter:
@@ -163,6 +163,12 @@ class Tricks:
         return self.registry.remove(name)
 
 
+class Chat(NamedTuple):
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None
+    extra: Mapping[str, Any] | None
+
+
 @dataclass
 class ParrotModel:
     engine: Parrot = field(default_factory=Parrot)
@@ -173,8 +179,16 @@ class ParrotModel:
     adapters: Tricks | None = None
     mixed_adapters: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    template_source: str = ""
+    chats: list[Chat] = field(default_factory=list)  # what the template was given
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> list[int]:
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        self.chats.append(Chat(messages, tools, extra))
         return self.encode(messages[-1]["content"])
 
     def encode(self, text: str) -> list[int]:
