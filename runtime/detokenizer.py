@@ -89,26 +89,36 @@ class Found(NamedTuple):
 
 
 class StopStrings:
-    """Holds back what may be the beginning of a stop string; cuts the text before the first that is whole."""
+    """Holds back what may be the beginning of a stop string; cuts the text before the first that is whole.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    `included`: it is cut behind it.
+    """
+
+    def __init__(self, stops: Sequence[str], *, included: bool = False) -> None:
         self._stops = stops
+        self._included = included
         self._beginnings = frozenset(stop[:i] for stop in stops for i in range(1, len(stop)))
         self._longest = max(map(len, stops), default=1)
         self._held = ""
 
-    def push(self, piece: str) -> Found:
+    def push(self, piece: str, *, armed: bool = True) -> Found:
+        """Not `armed`: stop strings that this piece completes mean nothing, now or later."""
         if not self._stops or not piece:
             return Found(piece, None)
         text = self._held + piece
-        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
-        if places:
+        if armed and (found := self._earliest(text)) is not None:
             self._held = ""
-            place, stop = min(places, key=lambda found: found[0])
-            return Found(text[:place], stop)
+            place, stop = found
+            return Found(text[: place + len(stop) * self._included], stop)
         end = self._num_safe(text)
         self._held = text[end:]
         return Found(text[:end], None)
+
+    def _earliest(self, text: str) -> tuple[int, str] | None:
+        """Of those that end behind what is held, which was looked at before."""
+        first = len(self._held) + 1
+        places = [(text.find(stop, max(0, first - len(stop))), stop) for stop in self._stops]
+        return min((found for found in places if found[0] >= 0), key=lambda found: found[0], default=None)
 
     def flush(self) -> str:
         held, self._held = self._held, ""

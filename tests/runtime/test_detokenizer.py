@@ -104,6 +104,51 @@ def test_streams_end_at_the_stop_that_is_whole_first(stops: list[str], parts: li
     assert out + stream.flush() == "".join(parts)
 
 
+def test_a_stop_string_may_be_part_of_the_text() -> None:
+    stops = StopStrings(("STOP",), included=True)
+    assert [stops.push(piece) for piece in ("go S", "TO", "P on")] == [("go ", None), ("", None), ("STOP", "STOP")]
+
+
+def test_what_is_whole_before_it_counts_never_counts() -> None:
+    """The first "ab" is whole too early, and so is the "b" inside what is held; the "abc" is whole in time."""
+    stops = StopStrings(("ab", "b", "abc"))
+    assert stops.push("x ab", armed=False) == ("x ", None)
+    assert stops.push("c yab") == ("", "abc")
+    late = StopStrings(("ab",))
+    assert late.push("ab a", armed=False) == ("ab ", None)
+    assert late.push("b") == ("", "ab")
+    never = StopStrings(("ab",))
+    assert never.push("ab", armed=False) == ("ab", None)
+    assert never.push("c") == ("c", None)
+
+
+@settings(max_examples=300)
+@given(
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3),
+    parts=st.lists(st.text("abc", min_size=1, max_size=3), max_size=30),
+    num_early=st.integers(0, 10),
+    included=st.booleans(),
+)
+def test_of_stops_that_end_in_time_the_earliest_begun_cuts(
+    stops: list[str], parts: list[str], num_early: int, included: bool
+) -> None:
+    """What has gone out cannot be cut, so a stop begun before is held back until it is whole or is none."""
+    stream, out, before = StopStrings(stops, included=included), "", 0
+    for i, part in enumerate(parts):
+        text, stop = stream.push(part, armed=i >= num_early)
+        out += text
+        whole, first = "".join(parts[: i + 1]), before + 1
+        ends = [whole.find(s, max(0, first - len(s))) for s in stops]
+        found = [place for place in ends if place >= 0] if i >= num_early else []
+        before = len(whole)
+        if found:
+            assert stop is not None
+            assert out == whole[: min(found) + len(stop) * included]
+            return
+        assert stop is None
+    assert out + stream.flush() == "".join(parts)
+
+
 def _byte_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
     """Tokens of the single bytes: a byte-level vocabulary lists them in the order of their characters."""
     decoded = {tokenizer.id_to_token(i): i for i in range(256)}
