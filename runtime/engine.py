@@ -7,24 +7,32 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from .adapters import Adapter
 from .answers import Answer, Output, Sink
+from .choosing import Choosing, Owners
 from .core import FinishReason, Logits, Runner
 from .detokenizer import Vocabulary
 from .errors import RequestError
+from .logprobs import TokenLogprobs
 from .request import Request, Tokens, Usage
-from .sampler import FAILED, Sampler
+from .resolve import resolved
+from .sampler import EXHAUSTED, FAILED, Sampler
 from .sampling import SamplingParams
 from .scheduler import Limits, Scheduled, Scheduler
 from .speculation import Speculation
 
 __all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
+
+if TYPE_CHECKING:
+    from .grammar.compiler import Grammar
+    from .grammar.masks import MaskWorker
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +81,9 @@ class Engine:
         context_length: int,
         options: EngineOptions,
         speculation: Speculation | None = None,
+        mask_worker: MaskWorker | None = None,
     ) -> None:
-        """Raises ValueError for options that contradict the model or each other."""
+        """`mask_worker`: for requests with grammars. Raises ValueError for options that contradict each other."""
         limits = _limits(runner, context_length, options)
         self._max_model_len = limits.max_model_len
         self._max_live = options.max_seqs + options.max_queue
@@ -82,9 +91,16 @@ class Engine:
         self._vocabulary = Vocabulary(tokenizer)
         self._eos_token_ids = eos_token_ids
         self._scheduler = Scheduler(runner, limits)
-        self._sampler = Sampler()
+        self._tokenizer = tokenizer
         self._shares_prompts = options.prefix_cache
         self._speculation = speculation
+        self._mask_worker = mask_worker
+        owners = Owners(
+            self._tell,
+            lambda request: self._end(request, "stop"),
+            lambda request, error: self._end(request, "error", error),
+        )
+        self._choosing = Choosing(Sampler(eos_token_ids), self._scheduler, owners, speculation, mask_worker)
         self._counts = EngineStats()
         # Guarded by the condition: what other threads put in.
         self._wake = threading.Condition()
@@ -111,6 +127,8 @@ class Engine:
         else:
             self._take_in()
             self._end_all()
+        if self._mask_worker is not None:
+            self._mask_worker.close()
 
     def submit(
         self,
@@ -120,18 +138,26 @@ class Engine:
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
         parent: Request | None = None,
+        grammar: Grammar | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Request:
         """`sink` gets outputs until one has a finish reason. `parent`: another request of the same prompt, which is
-        read once for both. Raises RequestError 400, 429 or 503.
+        read once for both. `grammar`: what the output keeps to. `prompt_logprobs`: how many alternatives to note with
+        each token of the prompt, in `Request.prompt_logprobs`. Raises RequestError 400, 429 or 503.
         """
         prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
+        params = resolved(params, self._tokenizer, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
+        matcher = None if grammar is None else grammar.matcher()
         is_long = self._is_long(max_len)
         seed = secrets.randbits(64) if params.seed is None else params.seed
         with self._wake:
             self._check_accepts()
             request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long, adapter)
             request.parent = parent if self._shares_prompts else None
+            request.matcher = matcher
+            if prompt_logprobs is not None:
+                request.num_prompt_logprobs, request.prompt_logprobs = prompt_logprobs, [None]
             if self._runner.tgt_non_granular_index is not None:
                 request.last_granular = len(prompt) + self._runner.tgt_non_granular_index - 1
             request.submitted_at = time.perf_counter()
@@ -245,12 +271,10 @@ class Engine:
 
     def _step(self) -> None:
         begun, before = time.perf_counter(), self._counts.run_seconds
-        if self._speculation is not None:
-            self._speculation.draft([r for r in self._scheduler.running if r.num_uncomputed == 1])
+        self._choosing.guess()
         scheduled = self._scheduler.schedule()
-        logits = self._execute(scheduled)
-        if logits is not None:
-            self._draw(scheduled, logits)
+        self._choosing.begin(scheduled)
+        self._choosing.finish(scheduled, self._execute(scheduled))
         self._join_forks()
         self._counts.steps += 1
         self._counts.other_seconds += time.perf_counter() - begun - (self._counts.run_seconds - before)
@@ -260,39 +284,6 @@ class Engine:
             for request in [each for each in self._forks if not each.waits_for_parent]:
                 self._forks.remove(request)
                 self._scheduler.add(request)
-
-    def _draw(self, scheduled: Sequence[Scheduled], logits: Logits) -> None:
-        drawn = [item for item in scheduled if item.is_drawn]
-        requests = [item.request for item in drawn]
-        if len(logits) == len(drawn):
-            token_ids = self._sampler.sample(logits, requests).tolist()
-            self._scheduler.commit(scheduled, token_ids)
-            self._tell(requests, token_ids)
-            return
-        ends = np.cumsum([1 + len(item.draft) for item in drawn])
-        starts = {item.request.id: end - 1 - len(item.draft) for item, end in zip(drawn, ends.tolist(), strict=True)}
-        token_ids = self._sampler.sample(logits[list(starts.values())], requests).tolist()
-        self._scheduler.commit(scheduled, token_ids)
-        self._tell(requests, token_ids)
-        self._verify(drawn, starts, logits)
-
-    def _verify(self, drawn: Sequence[Scheduled], starts: Mapping[int, int], logits: Logits) -> None:
-        """Draws on behind guesses, for requests that go on and drew what was guessed."""
-        num_stood = dict.fromkeys(starts, 0)
-        going = [item for item in drawn if item.draft]
-        while going := [item for item in going if _stands(item, num_stood[item.request.id])]:
-            for item in going:
-                num_stood[item.request.id] += 1
-            requests = [item.request for item in going]
-            rows = [starts[request.id] + num_stood[request.id] for request in requests]
-            token_ids = self._sampler.sample(logits[rows], requests).tolist()
-            for request, token_id in zip(requests, token_ids, strict=True):
-                self._scheduler.accept(request, token_id)
-            self._tell(requests, token_ids)
-        if self._speculation is not None:
-            for item in drawn:
-                if item.draft:
-                    self._speculation.note(item.request, len(item.draft), num_stood[item.request.id])
 
     def _execute(self, scheduled: Sequence[Scheduled]) -> Logits | None:
         """None when the runner failed, which ends the requests of this step."""
@@ -311,21 +302,21 @@ class Engine:
             if self._speculation is not None and all(item.num_tokens == 1 for item in scheduled):
                 self._speculation.note_step(sum(len(row.token_ids) for row in rows), seconds)
 
-    def _tell(self, requests: Sequence[Request], token_ids: Sequence[int]) -> None:
-        """Gives owners what their new tokens brought."""
-        now = time.perf_counter()
-        for request, token_id in zip(requests, token_ids, strict=True):
-            if token_id == FAILED:
-                self._end(request, "error", _internal_error("the model's output is not a number"))
-                continue
-            if request.first_token_at is None:
-                request.first_token_at = now
-                self._counts.prompt_tokens += request.num_prompt
-            self._counts.generation_tokens += 1
-            answer = self._live[request.id]
-            output = answer.push()
-            if output is not None:
-                self._deliver(answer, output)
+    def _tell(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
+        """Gives the owner what a token brought."""
+        if token_id == FAILED:
+            return self._end(request, "error", _internal_error("the model's output is not a number"))
+        if token_id == EXHAUSTED:
+            return self._end(request, "error", RequestError("what is asked for leaves no token", code="no_token_left"))
+        if request.first_token_at is None:
+            request.first_token_at = time.perf_counter()
+            self._counts.prompt_tokens += request.num_prompt
+        self._counts.generation_tokens += 1
+        answer = self._live[request.id]
+        output = answer.push(logprobs)
+        if output is not None:
+            self._deliver(answer, output)
+        return None
 
     def _end(self, request: Request, reason: FinishReason, error: RequestError | None = None) -> None:
         answer = self._live.get(request.id)
@@ -369,12 +360,6 @@ class Engine:
                 answer.sink(Output("", (), "error", error=_internal_error("the engine has failed")))
             except Exception:
                 logger.exception("the sink of request %d failed", answer.request.id)
-
-
-def _stands(item: Scheduled, depth: int) -> bool:
-    """Whether the next guess is what was drawn, by a request that goes on."""
-    request = item.request
-    return request.finish_reason is None and depth < len(item.draft) and request.token_ids[-1] == item.draft[depth]
 
 
 def _internal_error(message: str) -> RequestError:

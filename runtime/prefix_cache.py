@@ -83,7 +83,7 @@ class PrefixCache:
     def acquire(self, request: Request) -> None:
         """Gives the request the slot where least is left to compute, and says how much that spares."""
         tokens = request.prompt_ids if not request.num_output else np.array(request.token_ids)
-        match = self._match(request, tokens) if self._reuse else None
+        match = self._match(request, tokens) if self._reuse and not request.lacks_scores else None
         slot, num_tokens = self._place(match)
         slot.request, slot.key, slot.history = request, request.cache_key, NOTHING
         slot.last_use = self._tick()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .adapters import Adapter
 from .core import FinishReason
+from .logprobs import TokenLogprobs
 from .sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from .grammar.matcher import Matcher
 
 Tokens = NDArray[np.int64]
 CacheKey = tuple[tuple[str, ...], bool, str]
@@ -41,6 +45,9 @@ class Request:
     last_granular: int | None = None  # position of the token whose scalings later ones use too
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
+    num_prompt_logprobs: int | None = None  # alternatives told with each token of the prompt
+    matcher: Matcher | None = None  # of the grammar that the output keeps to
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # None: not asked for; of the first token None
     draft: Sequence[int] = ()  # guesses of what follows, for the next step
     mask: NDArray[np.int32] | None = None  # which tokens a grammar takes next, a bit each
     order: int = -1  # of arrival at the scheduler
@@ -57,6 +64,8 @@ class Request:
 
     def __post_init__(self) -> None:
         self.token_ids = self.prompt_ids.tolist()
+        if self.num_prompt_logprobs is not None:
+            self.prompt_logprobs = [None]
         self._history, self._num_copied = self.prompt_ids, len(self.prompt_ids)
 
     @property
@@ -68,6 +77,11 @@ class Request:
     def num_shareable(self) -> int:
         """Of the leading tokens, how many have the same keys and values in any request that begins with them."""
         return len(self.token_ids) if self.last_granular is None else self.last_granular
+
+    @property
+    def lacks_scores(self) -> bool:
+        """Whether tokens of the prompt must be read, even those that are cached."""
+        return self.prompt_logprobs is not None and len(self.prompt_logprobs) < self.num_prompt
 
     @property
     def waits_for_parent(self) -> bool:

@@ -11,6 +11,8 @@ from .core import Row, Runner
 from .prefix_cache import PrefixCache, rows_for
 from .request import Request
 
+SCORED = 64  # tokens of a scored prompt in a step
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -35,13 +37,23 @@ class Scheduled(NamedTuple):
     draft: Sequence[int] = ()
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether logits of all its tokens are wanted, since they are of a prompt that is scored."""
+        return self.request.prompt_logprobs is not None and self.request.num_computed < self.request.num_prompt
+
+    @property
+    def num_logits(self) -> int:
+        if self.scores_prompt:
+            return self.num_tokens
+        return 1 + len(self.draft) if self.is_drawn else 0
+
+    @property
     def row(self) -> Row:
         request = self.request
         assert request.slot is not None, f"request {request.id} runs without a slot"
         tokens = [*request.next_tokens(self.num_tokens), *self.draft]
-        num_logits = 1 + len(self.draft) if self.is_drawn else 0
         own = request.is_long, request.adapter, request.last_granular
-        return Row(request.slot, request.num_computed, tokens, num_logits, *own)
+        return Row(request.slot, request.num_computed, tokens, self.num_logits, *own)
 
 
 class Scheduler:
@@ -77,7 +89,7 @@ class Scheduler:
         while i < len(self.running):  # it shortens from its end
             request = self.running[i]
             is_decode = request.num_uncomputed == 1
-            num_tokens = 1 if is_decode else min(request.num_uncomputed, budget)
+            num_tokens = 1 if is_decode else min(_chunk(request), budget)
             draft = self._take_draft(request)
             if num_tokens and (draft or self._reserve(request, num_tokens)):
                 scheduled.append(_scheduled(request, num_tokens, draft))
@@ -85,7 +97,7 @@ class Scheduler:
             i += 1
         while budget and self._can_admit():
             request = self._admit()
-            num_tokens = min(request.num_uncomputed, budget)
+            num_tokens = min(_chunk(request), budget)
             if not self._reserve(request, num_tokens):
                 break
             scheduled.append(_scheduled(request, num_tokens))
@@ -168,6 +180,13 @@ class Scheduler:
 
 def _scheduled(request: Request, num_tokens: int, draft: Sequence[int] = ()) -> Scheduled:
     return Scheduled(request, num_tokens, num_tokens == request.num_uncomputed, draft)
+
+
+def _chunk(request: Request) -> int:
+    """Of a prompt that is scored only a few tokens at a time: each brings a row of logits."""
+    if request.prompt_logprobs is None or request.num_computed >= request.num_prompt:
+        return request.num_uncomputed
+    return min(request.num_uncomputed, SCORED)
 
 
 def _check_limits(runner: Runner, limits: Limits) -> None:

@@ -328,7 +328,7 @@ def test_closing_an_engine_that_never_started(fake: Any, tokenizer: Tokenizer) -
 
 def test_an_engine_with_a_bug_tells_everyone(fake: Any, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start(fake())
-    monkeypatch.setattr(engine._sampler, "sample", lambda logits, requests: None)
+    monkeypatch.setattr(engine._choosing._sampler, "sample", lambda logits, requests: None)
     box = Mailbox()
     engine.submit([1], GREEDY, box)
     assert box.wait().finish_reason == "error"
