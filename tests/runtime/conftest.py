@@ -121,6 +121,11 @@ def _make_request() -> Callable[..., Request]:
     return make_request
 
 
+@pytest.fixture(scope="session", name="logits_of")
+def _logits_of() -> Callable[..., Logits]:
+    return logits_of
+
+
 @pytest.fixture(scope="session", name="plain_loop")
 def _plain_loop() -> Callable[..., tuple[int, ...]]:
     return plain_loop
