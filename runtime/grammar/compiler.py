@@ -6,47 +6,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tokenizers import Tokenizer
 
 from mistralrs_onnx.runtime.errors import RequestError
 
+from .limits import DEFAULT_LIMITS, GrammarLimits
 from .matcher import Matcher
 from .source import invalid, to_llguidance
 from .spec import GrammarSpec
+from .trial import TrialProcesses
 from .vocabulary import make_ll_tokenizer
 
 # What llguidance keeps of a grammar, estimated from below 1,000 lines of Lark and schemas of 200 KB.
 BYTES_PER_CHARACTER = 320
 BYTES_PER_GRAMMAR = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class GrammarLimits:
-    """The last five are llguidance's, which bound memory and the time of each mask (its doc gives 14 to 50 per µs)."""
-
-    compile_seconds: float = 5.0
-    num_workers: int = 2
-    max_waiting: int = 64  # grammars being compiled or waiting for it
-    cached_grammars: int = 128
-    cached_bytes: int = 256 * 1024 * 1024
-    initial_lexer_fuel: int = 1_000_000
-    step_lexer_fuel: int = 200_000
-    step_max_items: int = 50_000
-    max_lexer_states: int = 50_000
-    max_grammar_size: int = 100_000
-
-    def for_llguidance(self) -> LLParserLimits:
-        return LLParserLimits(
-            initial_lexer_fuel=self.initial_lexer_fuel,
-            step_lexer_fuel=self.step_lexer_fuel,
-            step_max_items=self.step_max_items,
-            max_lexer_states=self.max_lexer_states,
-            max_grammar_size=self.max_grammar_size,
-            verbose_errors=False,
-        )
 
 
 class Grammar:
@@ -78,15 +53,6 @@ class Grammar:
     def fresh(self) -> LLMatcher:
         """With a lexer of its own."""
         return LLMatcher(self._tokenizer, self._source, limits=self._limits, log_level=0)
-
-    def failure(self) -> str | None:
-        """Why no output can begin, from a first mask."""
-        probe = self.shared()
-        if not probe.is_error():
-            probe.compute_bitmask()
-        if not probe.is_error():
-            return None
-        return "nothing matches it" if probe.get_error().startswith("NoExtension") else probe.get_error()
 
 
 class GrammarCache:
@@ -129,7 +95,7 @@ class GrammarCompiler:
         tokenizer: Tokenizer,
         vocab_size: int,
         eos_token_ids: Iterable[int],
-        limits: GrammarLimits = GrammarLimits(),
+        limits: GrammarLimits = DEFAULT_LIMITS,
     ) -> None:
         """`vocab_size`: columns of the logits, which may be more than the tokenizer's tokens."""
         self._tokenizer, self._vocab_size, self._eos_token_ids = tokenizer, vocab_size, tuple(eos_token_ids)
@@ -139,6 +105,7 @@ class GrammarCompiler:
         self._ll_tokenizer: LLTokenizer | None = None
         self._cache = GrammarCache(limits)
         self._running: dict[GrammarSpec, Future[Grammar]] = {}
+        self._trials = TrialProcesses(limits)
         self._workers = ThreadPoolExecutor(limits.num_workers, thread_name_prefix="grammar")
 
     def compile(self, spec: GrammarSpec) -> Grammar:
@@ -151,7 +118,7 @@ class GrammarCompiler:
         try:
             return future.result(self._limits.compile_seconds)
         except TimeoutError:
-            raise invalid(spec, f"compiling it took more than {self._limits.compile_seconds:g} s") from None
+            raise _busy() from None
         except RequestError as error:  # one object for all that wait, who may have sent it in other fields
             raise RequestError(str(error), status=error.status, code=error.code, param=spec.param) from None
 
@@ -165,6 +132,7 @@ class GrammarCompiler:
     def close(self) -> None:
         """Waits for no grammar."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._trials.close()
 
     @property
     def num_cached(self) -> int:
@@ -173,15 +141,16 @@ class GrammarCompiler:
 
     def _start(self, spec: GrammarSpec, tokenizer: LLTokenizer) -> Future[Grammar]:
         if len(self._running) >= self._limits.max_waiting:
-            raise RequestError("Too many grammars are being compiled: try again soon.", status=503, code="grammar_busy")
+            raise _busy()
         self._running[spec] = future = self._workers.submit(self._compile, spec, tokenizer)
         return future
 
     def _compile(self, spec: GrammarSpec, tokenizer: LLTokenizer) -> Grammar:
         try:
-            grammar = Grammar(tokenizer, to_llguidance(spec), self._limits.for_llguidance())
-            if (reason := grammar.failure()) is not None:
+            source = to_llguidance(spec)
+            if (reason := self._trials.run(source)) is not None:
                 raise invalid(spec, reason)
+            grammar = Grammar(tokenizer, source, self._limits.for_llguidance())
         except BaseException:
             self._settle(spec, None)
             raise
@@ -193,3 +162,8 @@ class GrammarCompiler:
             self._running.pop(spec, None)
             if grammar is not None:
                 self._cache.put(spec, grammar)
+
+
+def _busy() -> RequestError:
+    """The trial would have found the grammar's own fault by now."""
+    return RequestError("Too many grammars are being compiled: try again soon.", status=503, code="grammar_busy")

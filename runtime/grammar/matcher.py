@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from mistralrs_onnx.runtime.errors import RequestError
 
+from .trial import DEAD_END
+
 if TYPE_CHECKING:
     from .compiler import Grammar
 
 BITS = 32
-DEAD_END = "NoExtension"  # how llguidance's reason begins
 Mask = NDArray[np.int32]  # (words,): bit i % 32 of word i // 32 says whether token i may come
 Masks = NDArray[np.int32]  # (rows, words)
 
