@@ -29,9 +29,9 @@ class Distribution(NamedTuple):
 
 
 def distribution(
-    logits: Logits, params: SamplingParams, token_ids: Ids | None = None, space: Workspace | None = None
+    groups: Groups, params: SamplingParams, token_ids: Ids | None = None, space: Workspace | None = None
 ) -> Distribution:
-    """Of one row (vocab,) whose largest logit is finite, or of its `token_ids` alone, all others being masked.
+    """Of a row of logits whose largest is finite; `token_ids` are its tokens, if it is not the whole vocabulary.
 
     Temperature, then each filter over what the one before has left, in the order top-k, top-p, min-p, typical-p:
 
@@ -42,8 +42,7 @@ def distribution(
 
     Of equals the lower id goes first. The weights may lie in `space`, until it is used again.
     """
-    space = space or Workspace(len(logits))
-    groups = Groups(logits if token_ids is None else logits[token_ids])
+    space = space or Workspace(len(groups.row))
     found = _found_by_logits(groups, params, space)
     row = groups.row
     if found.places is not None:
@@ -115,6 +114,33 @@ def clear_nucleus(groups: Groups, top_p: float, temperature: float) -> Ids | Non
     with_rest = total + groups.weight_below(least, temperature)
     is_clear = float(weights[kept].sum()) > top_p * with_rest * (1 + 1e-6)
     return places[kept] if is_clear else None
+
+
+def draw_unfiltered(groups: Groups, temperature: float, u: float, space: Workspace | None = None) -> int:
+    """The place at `u` in [0, 1) of a row that temperature alone shapes.
+
+    Logits within FAR of the highest come first, the others behind them. These have at most what they had if each were
+    the largest of its group: mostly that, or nothing, moves `u` over the same place, and is not looked at.
+    """
+    least = _below(groups.highest, FAR * temperature)
+    near = groups.at_least(least)
+    space = space or Workspace(len(groups.row))
+    if len(near) > len(groups.row) // 8:
+        near = near[:0]
+    mass = np.cumsum(np.exp(temper(groups.row[near], groups.highest, temperature)), dtype=np.float64)
+    total = float(mass[-1]) if len(near) else 0.0
+    most = groups.weight_below(least, temperature) * (1 + 1e-6)
+    least_place, most_place = np.searchsorted(mass, [u * total, u * (total + most)], side="right").tolist()
+    if least_place == most_place < len(near):
+        return int(near[least_place])
+    scaled = temper(groups.row, groups.highest, temperature, space.scaled[: len(groups.row)])
+    weights = np.exp(scaled, out=scaled)
+    weights[near] = 0
+    rest = float(weights.sum())
+    place = int(np.searchsorted(mass, u * (total + rest), side="right"))
+    if place < len(near) or not rest:
+        return int(near[min(place, len(near) - 1)])
+    return inverse_cdf(weights, (u * (total + rest) - total) / rest)
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:

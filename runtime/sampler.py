@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from . import masks, penalties
 from .core import Logits
 from .errors import RequestError
-from .filters import Distribution, distribution
-from .leading import Ids, Workspace
+from .filters import Distribution, distribution, draw_unfiltered
+from .leading import Groups, Ids, Workspace
 from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import SamplingParams
 
@@ -65,20 +65,14 @@ class Sampler:
 
         Valid until the next call.
         """
-        if not np.isfinite(logits.max()):  # NaN if one is
-            return FAILED
-        space, allowed = self._space_for(logits), None
-        if not _is_plain(context):
-            np.copyto(space.edited, logits)
-            logits = space.edited
-            if self._mask(logits, context):
-                allowed = _few_allowed(logits)
-            _penalize(logits, context)
-            if not np.isfinite(highest := logits.max()):
-                return EXHAUSTED if highest == -np.inf else FAILED
+        found = self._edited(logits, context)
+        if isinstance(found, int):
+            return found
+        groups, token_ids = found
         if context.params.is_greedy:
-            return Distribution(np.array([logits.argmax()]), np.ones(1, np.float32))
-        return distribution(logits, context.params, allowed, space)
+            best = np.array([groups.row.argmax()])
+            return Distribution(best if token_ids is None else token_ids[best], np.ones(1, np.float32))
+        return distribution(groups, context.params, token_ids, self._space)
 
     def logprobs(
         self, logits: Logits, contexts: Sequence[Context], token_ids: Sequence[int] | NDArray[np.int64]
@@ -97,11 +91,36 @@ class Sampler:
         return self._space
 
     def _choose(self, row: Logits, context: Context) -> int:
-        if context.params.is_greedy and _is_plain(context):
+        params = context.params
+        if params.is_greedy and _is_plain(context):
             token_id = int(row.argmax())  # of a row with NaN the place of the first
             return token_id if np.isfinite(row[token_id]) else FAILED
-        found = self.distribution(row, context)
-        return found if isinstance(found, int) else found.draw(uniform(context.seed, _num_output(context)))
+        found = self._edited(row, context)
+        if isinstance(found, int):
+            return found
+        groups, token_ids = found
+        if params.is_greedy:
+            place = int(groups.row.argmax())
+        else:
+            u = uniform(context.seed, len(context.history) - context.num_prompt)
+            if params.has_filters:
+                return distribution(groups, params, token_ids, self._space).draw(u)
+            place = draw_unfiltered(groups, params.temperature, u, self._space)
+        return place if token_ids is None else int(token_ids[place])
+
+    def _edited(self, row: Logits, context: Context) -> tuple[Groups, Ids | None] | int:
+        """The row after masks, penalties and biases, and its tokens if few are left; or FAILED or EXHAUSTED."""
+        space, token_ids, logits = self._space_for(row), None, row
+        if not _is_plain(context):
+            logits = space.edited
+            np.copyto(logits, row)
+            if self._mask(logits, context):
+                token_ids = _few_allowed(logits)
+            _penalize(logits, context)
+        groups = Groups(logits if token_ids is None or not len(token_ids) else logits[token_ids])
+        if np.isfinite(groups.highest):
+            return groups, token_ids
+        return EXHAUSTED if groups.highest == -np.inf and np.isfinite(row.max()) else FAILED
 
     def _mask(self, row: Logits, context: Context) -> bool:
         """Whether it changed anything."""
@@ -155,10 +174,6 @@ def _few_allowed(row: Logits) -> Ids | None:
     """The tokens that masks have left, unless they are so many that looking at all takes less time."""
     is_allowed = row > -np.inf
     return np.flatnonzero(is_allowed) if np.count_nonzero(is_allowed) < len(row) // 8 else None
-
-
-def _num_output(context: Context) -> int:
-    return len(context.history) - context.num_prompt
 
 
 def _penalize(row: Logits, context: Context) -> None:

@@ -98,6 +98,10 @@ class SamplingParams:
         return self.repetition_penalty != 1 or self.counts_output or self.dry_multiplier != 0
 
     @property
+    def has_filters(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.typical_p < 1
+
+    @property
     def edits_logits(self) -> bool:
         """Whether a row's logits change before temperature, by what is asked for here."""
         masks = self.allowed_token_ids is not None or bool(self.bad_words) or self.min_tokens > 0

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mistralrs_onnx.runtime.filters import Distribution
+from mistralrs_onnx.runtime.filters import FAR, Distribution, draw_unfiltered
+from mistralrs_onnx.runtime.leading import Groups
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler, uniform
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -182,6 +183,47 @@ def test_a_small_mistake_would_be_noticed(wrong: dict[str, Any], uniforms: Array
     _, plain = found_and_expected({}, make_request)
     statistic, freedom = chi_square(draw_all(found, uniforms), NUM_DRAWS * plain)
     assert statistic > critical(freedom)
+
+
+def near_first(row: Array, num_near: int) -> tuple[Array, Array]:
+    """Tokens in the order in which an unfiltered draw lays them out, and the sums of their weights before each."""
+    scaled = row.astype(np.float64) - row.max()
+    assert (scaled >= -FAR).sum() == num_near
+    order = np.argsort((scaled < -FAR) & (num_near < len(row) // 8), kind="stable")
+    return order, np.append(0, np.cumsum(np.exp(scaled[order])))
+
+
+@pytest.mark.parametrize(("lead", "num_near"), [(3, 4722), (9, 435), (12, 10)])
+def test_draws_without_filters_invert_the_sum_of_weights(lead: float, num_near: int, uniforms: Array) -> None:
+    """Of a row with one likely token, ahead by `lead`: more than an eighth are near it, or some, or hardly any.
+
+    Half of the u lie where those that are not near begin. Sums of float32 weights err by less than 1e-6 of all.
+    """
+    row = np.random.default_rng(3).normal(0, 2.0, 5000).astype(np.float32)
+    row[4000] = row.max() + np.float32(lead)
+    groups = Groups(row)
+    order, mass = near_first(row, num_near)
+    rest = 1 - mass[num_near] / mass[-1]
+    points = np.concatenate([uniforms[:2000], 1 - 1.5 * rest * uniforms[2000:4000]])
+    places = np.argsort(order, kind="stable")[[draw_unfiltered(groups, 1.0, u) for u in points.tolist()]]
+    target, slack = points * mass[-1], 1e-6 * mass[-1]
+    assert (mass[places] <= target + slack).all()
+    assert (target - slack <= mass[places + 1]).all()
+
+
+def test_draws_without_filters_follow_the_softmax(uniforms: Array) -> None:
+    row = np.random.default_rng(3).normal(0, 1.5, 2000).astype(np.float32)
+    groups, probabilities = Groups(row), np.exp(row.astype(np.float64))
+    drawn = np.array([draw_unfiltered(groups, 1.0, u) for u in uniforms[:10_000].tolist()])
+    statistic, freedom = chi_square(drawn, 10_000 * probabilities / probabilities.sum())
+    assert statistic <= critical(freedom)
+
+
+def test_the_ends_of_unfiltered_draws_are_tokens() -> None:
+    row = np.full(1000, -np.inf, np.float32)
+    row[[500, 700]] = 3.0
+    assert [draw_unfiltered(Groups(row), 1.0, u) for u in (0.0, 0.4, 0.6, 1 - 2.0**-53)] == [500, 500, 700, 700]
+    assert draw_unfiltered(Groups(np.zeros(1000, np.float32)), 1.0, 1 - 2.0**-53) == 999
 
 
 def test_tokens_of_one_request_follow_the_formula_too(make_request: MakeRequest) -> None:

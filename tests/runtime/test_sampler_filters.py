@@ -31,7 +31,7 @@ def random_logits(seed: int, vocab: int, scale: float) -> Array:
 
 
 def kept(logits: Array, **params: Any) -> list[int]:
-    found = distribution(logits, SamplingParams(**params))
+    found = distribution(Groups(logits), SamplingParams(**params))
     return list(range(len(logits))) if found.token_ids is None else found.token_ids.tolist()
 
 
@@ -58,7 +58,7 @@ def test_top_p_keeps_the_fewest_that_suffice(
 ) -> None:
     logits = random_logits(seed, vocab, scale)
     weights = np.exp((logits.astype(np.float64) - logits.max()) / temperature)
-    found = distribution(logits, SamplingParams(top_p=top_p, temperature=temperature)).token_ids
+    found = distribution(Groups(logits), SamplingParams(top_p=top_p, temperature=temperature)).token_ids
     assert found is not None
     check_fewest(np.argsort(-logits, kind="stable"), weights, found, top_p)
 
@@ -175,19 +175,19 @@ def test_a_workspace_changes_nothing() -> None:
     for seed, params in enumerate([{"top_k": 50}, {"top_p": 0.9}, {"typical_p": 0.5}, {"min_p": 0.01}, {}]):
         logits = random_logits(seed, 5000, 2.0)
         asked = SamplingParams(**params)
-        alone, shared = distribution(logits, asked), distribution(logits, asked, space=space)
+        alone, shared = distribution(Groups(logits), asked), distribution(Groups(logits), asked, space=space)
         assert (alone.weights == shared.weights).all()
         assert np.array_equal(alone.token_ids, shared.token_ids) or alone.token_ids is shared.token_ids is None
 
 
 def test_facts_of_top_k_and_min_p() -> None:
     """Numbers that the original's tests have."""
-    top = distribution(np.array([0.0, 1.0, 2.0], np.float32), SamplingParams(top_k=1))
+    top = distribution(Groups(np.array([0.0, 1.0, 2.0], np.float32)), SamplingParams(top_k=1))
     assert top.token_ids is not None
     assert top.token_ids.tolist() == [2]
     for top_p in (1.0, 0.9999):
         logits = np.log(np.array([1, 2, 4], np.float32))
-        found = distribution(logits, SamplingParams(min_p=0.4, top_p=top_p))
+        found = distribution(Groups(logits), SamplingParams(min_p=0.4, top_p=top_p))
         assert found.token_ids is not None
         assert found.token_ids.tolist() == [1, 2]
         np.testing.assert_allclose(found.weights / found.weights.sum(), [1 / 3, 2 / 3], rtol=1e-6)
