@@ -115,16 +115,10 @@ class YaccChecker:
 
     def __init__(self, grammar: str) -> None:
         self._grammar = read_yacc(grammar)
-        skips = "|".join(f"(?:{self._pattern(a[0])})" for a in self._grammar.rules.get(SKIP, ()))
-        self._skip = re.compile(f"(?:{skips})*") if skips else re.compile("")
-        self._words = {
-            s.text
-            for n, rule in self._grammar.rules.items()
-            if n != SKIP
-            for a in rule
-            for s in a
-            if s.text.isidentifier()
-        }
+        self._skips = [re.compile(self._pattern(a[0])) for a in self._grammar.rules.get(SKIP, ())]
+        rules = [rule for name, rule in self._grammar.rules.items() if name != SKIP]
+        tokens = [s for rule in rules for a in rule for s in a if s.is_quoted or s.text not in self._grammar.rules]
+        self._words = {symbol.text for symbol in tokens if symbol.text.isidentifier()}
 
     def accepts(self, text: str) -> bool:
         self._text = text
@@ -167,9 +161,14 @@ class YaccChecker:
         return frozenset(after for end in ends for after in self._after_skip(end))
 
     def _after_skip(self, place: int) -> set[int]:
-        """`place` and the place after all that may be skipped; a shorter stretch helps no terminal here."""
-        match = self._skip.match(self._text, place)
-        return {place, match.end()} if match else {place}
+        """`place`, and where what may be skipped from it ends; of each expression the longest match."""
+        found, new = {place}, [place]
+        while new:
+            start = new.pop()
+            ends = {match.end() for skip in self._skips if (match := skip.match(self._text, start))} - found
+            found |= ends
+            new += ends
+        return found
 
     def _pattern(self, symbol: Symbol) -> str:
         return symbol.text[1:-1] if is_regex(symbol) else re.escape(symbol.text)
