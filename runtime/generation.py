@@ -11,7 +11,9 @@ from .errors import PackageError, RequestError
 from .sampling import SamplingParams
 
 FILE = "generation_config.json"
-KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+KEYS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
+GREEDY_KEYS = ("repetition_penalty",)
+BAN = -100.0  # the bias of `suppress_tokens`
 LARGEST = 1 << 20
 
 Defaults = Mapping[str, Any]  # fields of SamplingParams
@@ -26,13 +28,23 @@ def read_defaults(package: Path) -> Defaults:
         raise PackageError(f"{path} has more than {LARGEST} bytes")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values.get("do_sample") is False:
-            return {"temperature": 0.0}
-        found = {key: values[key] for key in KEYS if values.get(key) is not None}
-        for key, value in found.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{key} must be a number, got {value!r}")
+        found = _chosen(values)
         SamplingParams(**found)
     except (ValueError, AttributeError, TypeError, RecursionError, RequestError) as error:
         raise PackageError(f"{path} cannot be used: {error}; load without it (--generation-config none)") from error
+    return found
+
+
+def _chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the file's values, those that have a meaning here. Raises ValueError for what is no number."""
+    is_greedy = values.get("do_sample") is False
+    keys = GREEDY_KEYS if is_greedy else KEYS
+    found: dict[str, Any] = {key: values[key] for key in keys if values.get(key) is not None}
+    for key, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{key} must be a number, got {value!r}")
+    if is_greedy:
+        found["temperature"] = 0.0
+    if values.get("suppress_tokens"):
+        found["logit_bias"] = dict.fromkeys(values["suppress_tokens"], BAN)
     return found

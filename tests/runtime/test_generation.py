@@ -28,7 +28,16 @@ def test_nothing_is_said_without_the_file_or_its_keys(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_sample_is_greedy(tmp_path: Path) -> None:
-    assert defaults(tmp_path, do_sample=False, top_p=0.5) == {"temperature": 0.0}
+    assert defaults(tmp_path, do_sample=False, top_p=0.5, top_k=3, min_p=0.1) == {"temperature": 0.0}
+    penalized = defaults(tmp_path, do_sample=False, repetition_penalty=1.1)
+    assert penalized == {"temperature": 0.0, "repetition_penalty": 1.1}
+
+
+def test_tokens_to_suppress_are_biases(tmp_path: Path) -> None:
+    found = defaults(tmp_path, suppress_tokens=[5, 7], typical_p=0.9)
+    assert found == {"typical_p": 0.9, "logit_bias": {5: -100.0, 7: -100.0}}
+    with pytest.raises(PackageError, match="logit_bias must be an integer from 0"):
+        defaults(tmp_path, suppress_tokens=[-1])
 
 
 @pytest.mark.parametrize("values", [{"temperature": -1}, {"top_p": "much"}, {"top_k": 1.5}])
