@@ -19,6 +19,9 @@ from mistralrs_onnx.runtime.draft_model import DraftModel
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.generation import Defaults, read_defaults
+from mistralrs_onnx.runtime.grammar.compiler import Grammar, GrammarCompiler
+from mistralrs_onnx.runtime.grammar.masks import MaskWorker
+from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.lanes import Lanes
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
@@ -71,6 +74,7 @@ class Model:
         context_length: int,
         defaults: Defaults,
         adapters: Adapters | None = None,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.manifest: Manifest = package.manifest
         self.name = package.manifest.name
@@ -80,6 +84,7 @@ class Model:
         self.context_length = context_length
         self.defaults = defaults
         self.adapters = adapters
+        self._grammars = grammars
 
     @property
     def mixed_adapters(self) -> tuple[str, ...]:
@@ -111,9 +116,17 @@ class Model:
         prompt = self.chat_template.render([dict(message) for message in messages], tools=tools, extra=extra)
         return self.tokenizer.encode(prompt, add_special_tokens=False).ids
 
+    def grammar(self, spec: GrammarSpec) -> Grammar:
+        """Compiled, for `Engine.submit`. Waits for it; raises RequestError for what cannot be compiled."""
+        if self._grammars is None:
+            raise RequestError(f"{self.name} was loaded without grammars", code="unsupported", param=spec.param)
+        return self._grammars.compile(spec)
+
     def close(self, drain: float = 0.0) -> None:
         """Ends the engine; running requests get `drain` seconds to finish."""
         self.engine.close(drain)
+        if self._grammars is not None:
+            self._grammars.close()
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +161,8 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     speculation = _speculation(runner, tokenizer, options)
     engine = _engine(package.manifest, runner, tokenizer, options.engine, speculation)
     engine.start()
-    return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters)
+    grammars = GrammarCompiler(tokenizer, package.manifest.vocab_size, package.manifest.eos_token_ids)
+    return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters, grammars)
 
 
 def _adapters(package: Package, options: LoadOptions, given: Adapters | None) -> Adapters | None:
@@ -242,9 +256,10 @@ def _engine(
     speculation: Speculation | None,
 ) -> Engine:
     kv_mem = options.kv_mem or max(available_memory() // 2, runner.capacity * runner.token_bytes)
-    ends = frozenset(manifest.eos_token_ids)
+    ends, worker = frozenset(manifest.eos_token_ids), MaskWorker(manifest.vocab_size)
     try:
-        return Engine(runner, tokenizer, ends, manifest.context_length, replace(options, kv_mem=kv_mem), speculation)
+        options = replace(options, kv_mem=kv_mem)
+        return Engine(runner, tokenizer, ends, manifest.context_length, options, speculation, worker)
     except ValueError as error:
         raise PackageError(str(error)) from error
 
