@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .core import Logits
 from .leading import Groups, Ids, Workspace, largest, leading
@@ -90,11 +91,10 @@ def _of(token_ids: Ids | None, kept: Ids) -> Ids:
 
 
 def temper(row: Logits, highest: np.float32, temperature: float, out: Logits | None = None) -> Logits:
-    """Logarithms of probabilities relative to the likeliest token's, which is 0."""
+    """Logarithms of probabilities relative to the likeliest token's, which is 0; -inf where they overflow."""
     scaled = np.subtract(row, highest, out=out)
     if temperature != 1:
-        with np.errstate(over="ignore"):  # far below the likeliest: -inf, weight 0
-            scaled /= np.float32(temperature)
+        scaled /= np.float32(temperature)
     return scaled
 
 
@@ -157,11 +157,17 @@ def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -
 
 def inverse_cdf(weights: Logits, u: float) -> int:
     """The place where the sum of weights passes `u` of the total; one with weight, if any has."""
-    starts = np.arange(0, len(weights), BLOCK)
-    mass = np.cumsum(np.add.reduceat(weights, starts), dtype=np.float64)
-    target = min(u * mass[-1], np.nextafter(mass[-1], 0))  # below the total, so some block with weight is beyond it
-    block = int(np.searchsorted(mass, target, side="right"))
+    if len(weights) <= BLOCK:
+        mass = np.cumsum(weights, dtype=np.float64)
+        return _passed(mass, u * float(mass[-1]))
+    mass = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
+    target = u * float(mass[-1])
+    block = _passed(mass, target)
     before = float(mass[block - 1]) if block else 0.0
     inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
-    target = min(target - before, np.nextafter(inside[-1], 0))
-    return block * BLOCK + int(np.searchsorted(inside, target, side="right"))
+    return block * BLOCK + _passed(inside, target - before)
+
+
+def _passed(mass: NDArray[np.float64], target: float) -> int:
+    """The first place beyond the target, which rounding may have put at the end, where none is."""
+    return int(mass.searchsorted(min(target, math.nextafter(float(mass[-1]), 0)), side="right"))

@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 
 GROUP = 64  # numbers of which the largest stands for all
 SORTED = 2048  # up to so many keys are sorted; more are narrowed down first
-SAMPLED = 512  # keys whose order tells where to narrow
+SAMPLED = 1024  # keys whose order tells where to narrow
 SPREAD = 3  # standard deviations that the rank of a sample may be off
 
 
@@ -91,7 +91,7 @@ def leading(keys: Floats, weights: Floats | None, target: float, space: Workspac
         return _narrowed(None, above, keys, weights, target)
     each = np.full(len(sample), step) if weights is None else weights[::step][order] * np.float32(step)
     rank = int(np.searchsorted(mass + np.cumsum(each[1:], dtype=np.float64), target)) + 1
-    spread = SPREAD * math.isqrt(rank) + SPREAD
+    spread = SPREAD * math.isqrt(rank * max(0, len(sample) - rank) // len(sample)) + SPREAD
     for place in (max(rank - spread, 0), min(rank + spread, len(sample) - 1)):
         np.greater_equal(keys, sample[place], out=wider)
         more = _mass(wider, weights, space)

@@ -58,7 +58,9 @@ class Sampler:
 
     def sample(self, logits: Logits, contexts: Sequence[Context]) -> NDArray[np.int64]:
         """Token ids of the rows (R, vocab), or FAILED or EXHAUSTED. Leaves `logits` as it is."""
-        return np.array([self._choose(row, context) for row, context in zip(logits, contexts, strict=True)], np.int64)
+        with np.errstate(over="ignore"):
+            chosen = [self._choose(row, context) for row, context in zip(logits, contexts, strict=True)]
+        return np.array(chosen, np.int64)
 
     def distribution(self, logits: Logits, context: Context) -> Distribution | int:
         """What one row (vocab,) is drawn from, a single token if it is greedy; or FAILED or EXHAUSTED.
@@ -72,7 +74,8 @@ class Sampler:
         if context.params.is_greedy:
             best = np.array([groups.row.argmax()])
             return Distribution(best if token_ids is None else token_ids[best], np.ones(1, np.float32))
-        return distribution(groups, context.params, token_ids, self._space)
+        with np.errstate(over="ignore"):
+            return distribution(groups, context.params, token_ids, self._space)
 
     def logprobs(
         self, logits: Logits, contexts: Sequence[Context], token_ids: Sequence[int] | NDArray[np.int64]
