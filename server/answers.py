@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import orjson
@@ -17,6 +17,7 @@ from mistralrs_onnx.runtime.errors import RequestError
 from .errors import error_body, internal_error
 from .jobs import JSON, Job
 from .model import Engine, Model
+from .replies import Reply, merged
 from .streams import Bridge, Inbox
 
 logger = logging.getLogger(__name__)
@@ -102,8 +103,17 @@ async def whole(job: Job, inbox: Inbox, head: JSON) -> JSON:
         for index, output in outputs:
             texts[index].append(output.text)
     answers = zip(texts, tally.finish_reasons, strict=True)
-    choices = [job.shape.choice(index, "".join(parts), reason) for index, (parts, reason) in enumerate(answers)]
+    choices = [whole_choice(job, index, "".join(parts), reason) for index, (parts, reason) in enumerate(answers)]
     return {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage()}
+
+
+def whole_choice(job: Job, index: int, text: str, finish_reason: str) -> JSON:
+    if job.reading is None:
+        return job.shape.choice(index, text, finish_reason)
+    reply = Reply(job.reading)
+    message = merged(reply.feed(text) + reply.finish())
+    choice = job.shape.choice(index, "", reply.finish_reason(finish_reason))
+    return {**choice, "message": {**choice["message"], **message}}
 
 
 class Chunks:
@@ -115,6 +125,7 @@ class Chunks:
         self._nothing: JSON = {"usage": None} if job.include_usage else {}
         self._templates = [self._chunk([job.shape.delta(i, MARK)]) for i in range(job.num_choices)]
         self._split = [template.split(orjson.dumps(MARK)) for template in self._templates]
+        self._replies = None if job.reading is None else [Reply(job.reading) for _ in range(job.num_choices)]
 
     def _chunk(self, choices: list[JSON]) -> bytes:
         return event({**self._head, "choices": choices, **self._nothing})
@@ -130,16 +141,33 @@ class Chunks:
         before, after = self._split[index]
         return before + orjson.dumps(text) + after
 
+    def _deltas(self, index: int, deltas: Iterable[JSON]) -> bytes:
+        assert self._shape.chunk is not None
+        return b"".join([self._chunk([self._shape.chunk(index, delta)]) for delta in deltas])
+
+    def _pieces(self, index: int, text: str) -> bytes:
+        if self._replies is None:
+            return self.delta(index, text)
+        return self._deltas(index, self._replies[index].feed(text))
+
+    def _ending(self, index: int, finish_reason: str) -> bytes:
+        if self._replies is None:
+            return self._chunk([self._shape.ending(index, finish_reason)])
+        reply = self._replies[index]
+        rest = self._deltas(index, reply.finish())
+        return rest + self._chunk([self._shape.ending(index, reply.finish_reason(finish_reason))])
+
     def encode(self, outputs: Outputs) -> bytes:
-        """At most one delta for each choice, however many outputs waited."""
+        """The text of a choice at once, however many outputs waited."""
         texts: dict[int, list[str]] = {}
         endings = []
         for index, output in outputs:
             if output.text:
                 texts.setdefault(index, []).append(output.text)
             if output.finish_reason is not None:
-                endings.append(self._chunk([self._shape.ending(index, output.finish_reason)]))
-        return b"".join([self.delta(index, "".join(parts)) for index, parts in texts.items()] + endings)
+                endings.append((index, output.finish_reason))
+        pieces = [self._pieces(index, "".join(parts)) for index, parts in texts.items()]
+        return b"".join(pieces + [self._ending(index, reason) for index, reason in endings])
 
     def usage(self, usage: JSON) -> bytes:
         return event({**self._head, "choices": [], "usage": usage})

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from mistralrs_onnx.runtime.errors import RequestError
+
+from . import reasoning
 from .jobs import JSON, Job, Prompt, Shape
 from .model import Model
+from .replies import Reading
 from .schemas import ChatRequest
 from .selection import served
+from .tool_calls import formats
+from .tool_calls.tools import check_choice
+
+TAIL = 16  # tokens of a prompt, enough for a tag and white space behind it
 
 
 def chat_job(body: ChatRequest, model: Model) -> Job:
     """Raises RequestError for what the model or its chat template cannot do."""
     who = served(body, model)
+    check_choice(body.tool_choice, body.tools)
+    if body.tool_choice.is_forced:
+        message = "tool_choice can only be auto or none on this server: ask for a call in the messages."
+        raise RequestError(message, code="unsupported_parameter", param="tool_choice")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling_params(limit, model.defaults)
-    prompt = Prompt(model.encode_chat([message.for_template() for message in body.messages]))
-    return Job(CHAT, (prompt,), params, body.n or 1, bool(body.stream), body.include_usage, body.cache_scope, who)
+    messages = [message.for_template() for message in body.messages]
+    tools = [tool.source for tool in body.shown_tools] or None
+    prompt = Prompt(model.encode_chat(messages, tools, body.chat_template_kwargs))
+    reading = _reading(body, model, prompt)
+    n, stream = body.n or 1, bool(body.stream)
+    return Job(CHAT, (prompt,), params, n, stream, body.include_usage, body.cache_scope, who, reading)
+
+
+def _reading(body: ChatRequest, model: Model, prompt: Prompt) -> Reading | None:
+    """As the chat template spells thoughts and calls; of the latter only where there are tools to call."""
+    tags = reasoning.detect(model.template_source)
+    format_ = formats.detect(model.template_source) if body.shown_tools else None
+    if tags is None and format_ is None:
+        return None
+    tail = model.tokenizer.decode(prompt.token_ids[-TAIL:], skip_special_tokens=False)
+    is_thinking = tags is not None and reasoning.is_open(tail, tags)
+    return Reading(tags, is_thinking, format_, body.parallel_tool_calls is not False)
 
 
 def _choice(index: int, text: str, finish_reason: str) -> JSON:
@@ -32,6 +59,7 @@ CHAT = Shape(
     chunk_object="chat.completion.chunk",
     choice=_choice,
     delta=lambda index, text: _chunk(index, {"content": text}),
+    chunk=_chunk,
     opening=lambda index: _chunk(index, {"role": "assistant", "content": ""}),
     ending=lambda index, finish_reason: _chunk(index, {}, finish_reason),
 )

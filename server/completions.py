@@ -38,6 +38,7 @@ TEXT = Shape(
     chunk_object="text_completion",
     choice=_choice,
     delta=_choice,
+    chunk=None,
     opening=None,
     ending=lambda index, finish_reason: _choice(index, "", finish_reason),
 )

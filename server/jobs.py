@@ -9,6 +9,7 @@ from typing import Any
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
+from .replies import Reading
 from .selection import Served
 
 MAX_CHOICES = 64  # of one request: prompts times n
@@ -25,6 +26,7 @@ class Shape:
     chunk_object: str
     choice: Callable[[int, str, str], JSON]
     delta: Callable[[int, str], JSON]
+    chunk: Callable[[int, JSON], JSON] | None  # around a delta of any kind; None: there is only text
     opening: Callable[[int], JSON] | None  # what a choice's stream begins with
     ending: Callable[[int, str], JSON]
 
@@ -49,6 +51,7 @@ class Job:
     include_usage: bool
     cache_scope: tuple[str, ...]
     served: Served
+    reading: Reading | None = None  # how calls and thoughts are found in the answers; None: they are all content
 
     def __post_init__(self) -> None:
         if self.num_choices > MAX_CHOICES:

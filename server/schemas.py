@@ -13,6 +13,9 @@ from mistralrs_onnx.runtime.adapter_registry import MAX_PARTS
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
+from .messages import Message
+from .tool_calls.tools import Choice, Tool, as_choice, as_tools
+
 logger = logging.getLogger(__name__)
 
 # Accepted without effect, as OpenAI's clients send them and the answer does not depend on them.
@@ -51,26 +54,9 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
 MAX_WEIGHT = 1000.0  # of an adapter
 MAX_WARNED = 1000  # keys; a client that invents them must not fill memory or the log
-
-
-def join_parts(content: Any) -> Any:
-    """A message's list of text parts as one string."""
-    if not isinstance(content, list):
-        return content
-    if len(content) > 256:
-        raise ValueError(f"at most 256 content parts, got {len(content)}")
-    return "".join(_part_text(part) for part in content)
-
-
-def _part_text(part: Any) -> str:
-    match part:
-        case {"type": "text", "text": str(text)}:
-            return text
-        case {"type": str(kind)} if kind != "text":
-            raise ValueError(f"this model reads only parts of type 'text', got {kind[:32]!r}")
-    raise ValueError("each content part must look like {'type': 'text', 'text': '...'}")
 
 
 def as_list(value: Any) -> Any:
@@ -110,21 +96,6 @@ class AdapterPart(BaseModel):
 
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 StopTexts = Annotated[list[StopText], Field(max_length=16)]
-
-
-class Message(BaseModel):
-    """One turn of a chat."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    role: str = Field(min_length=1, max_length=64)
-    content: Annotated[str | None, BeforeValidator(join_parts)] = None
-    tool_calls: None = None
-    function_call: None = None
-
-    def for_template(self) -> dict[str, Any]:
-        # Templates know OpenAI's newer name for the system's role only rarely.
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content or ""}
 
 
 class StreamOptions(BaseModel):
@@ -194,6 +165,15 @@ class ChatRequest(Completion):
 
     messages: list[Message] = Field(min_length=1, max_length=2048)
     max_completion_tokens: int | None = None
+    tools: Annotated[tuple[Tool, ...], PlainValidator(as_tools)] = ()
+    tool_choice: Annotated[Choice, PlainValidator(as_choice)] = Choice()
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=64)
+
+    @property
+    def shown_tools(self) -> tuple[Tool, ...]:
+        """Those that the model is told of."""
+        return () if self.tool_choice.mode == "none" else self.tools
 
 
 class CompletionRequest(Completion):
@@ -273,7 +253,7 @@ class Reader:
 
 
 def unsupported(param: str) -> RequestError:
-    message = f"{param} is not supported by this server: leave it out."
+    message = f"{param} is not supported by this server: {INSTEAD.get(param, 'leave it out')}."
     return RequestError(message, code="unsupported_parameter", param=param)
 
 

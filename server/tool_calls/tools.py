@@ -42,6 +42,8 @@ class Choice:
 
 def as_tools(value: Any) -> tuple[Tool, ...]:
     """From OpenAI's form. Raises ValueError with what is wrong and where."""
+    if value is None:
+        return ()
     if not isinstance(value, list):
         raise ValueError(f"a list of tools is needed, got {type(value).__name__}")
     if len(value) > MAX_TOOLS:
@@ -99,6 +101,8 @@ def _num_bytes(value: Any, where: str) -> int:
 def as_choice(value: Any) -> Choice:
     """From OpenAI's form. Raises ValueError."""
     match value:
+        case None:
+            return Choice()
         case "none" | "auto" | "required":
             return Choice(value)
         case {"type": "function", "function": {"name": str(name)}}:

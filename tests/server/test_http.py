@@ -66,7 +66,7 @@ def test_not_an_object(running: Any, body: bytes) -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content"),
         ({"messages": [{"content": "a"}]}, "messages.0.role"),
-        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls.0.function"),
         ({"messages": ["a"]}, "messages.0"),
         ({"max_tokens": 1e300}, "max_tokens"),
         ({"max_tokens": "3"}, "max_tokens"),
