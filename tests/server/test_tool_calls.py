@@ -152,7 +152,7 @@ def test_pieces_of_any_size_give_the_same(format_: Format, text: str, data: st.D
 
 
 MARKUP = re.compile(
-    r"""(?: \s | </?tool_call> | <\|python_tag\|> | \[TOOL_CALLS\]\s*\w*(?:\[CALL_ID\]\w*|\[ARGS\])*
+    r"""(?: \s | </?tool_call> | <\|python_tag\|> | \[TOOL_CALLS\]\s*[\w.]*(?:\[CALL_ID\]\w*|\[ARGS\])*
     | [\[\]{},;:] | "name": | "[fg]" | "arguments": | "parameters": )*""",
     re.VERBOSE,
 )
