@@ -19,9 +19,10 @@ from .spec import GrammarSpec
 from .trial import TrialProcesses
 from .vocabulary import make_ll_tokenizer
 
-# What llguidance keeps of a grammar, estimated from below 1,000 lines of Lark and schemas of 200 KB.
-BYTES_PER_CHARACTER = 320
+# What llguidance keeps of a grammar and of some hundred tokens: 90 KiB of small ones, 78 bytes per character of a large
+# schema. It does not tell; lexers of odd expressions grow further, by up to GrammarLimits.max_lexer_states.
 BYTES_PER_GRAMMAR = 64 * 1024
+BYTES_PER_CHARACTER = 128
 
 
 class Grammar:
