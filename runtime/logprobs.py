@@ -30,7 +30,9 @@ class TokenLogprobs(NamedTuple):
 def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
     """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
     normalizer = log_sum_exp(row, space)
-    top = tuple(TokenLogprob(i, float(row[i]) - normalizer) for i in likeliest(row, num_top) if np.isfinite(row[i]))
+    places = likeliest(row, num_top)
+    found = zip(places, row[places].tolist(), strict=True)
+    top = tuple(TokenLogprob(place, logit - normalizer) for place, logit in found if logit > -math.inf)
     return TokenLogprobs(token_id, float(row[token_id]) - normalizer, top)
 
 
