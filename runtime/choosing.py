@@ -151,8 +151,8 @@ class Choosing:
                 self._owners.fail(request, error)
                 continue
             self._owners.tell(request, token_id, logprobs)
-            if matcher is not None and request.finish_reason is None and matcher.is_finished:
-                self._owners.complete(request)
+            if matcher is not None and request.finish_reason is None and (matcher.is_finished or matcher.has_ended):
+                self._owners.complete(request)  # ends are not to be ignored here
 
     def _verify(self, items: Sequence[_Item], logits: Logits) -> None:
         """Draws on behind guesses, as long as they are what is drawn."""

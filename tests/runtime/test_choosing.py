@@ -236,3 +236,14 @@ def test_a_cancelled_request_takes_its_grammar_along(start: Start, compiler: Gra
     engine.cancel(request)
     assert box.whole()[3].finish_reason == "cancelled"
     assert list(engine.generate([1, 2], PARAMS[0]))[-1].finish_reason is not None
+
+
+def test_an_end_ends_what_ignores_ends(start: Start, compiler: GrammarCompiler, end: int) -> None:
+    """Nothing may follow it in a grammar."""
+    grammar, box = compiler.compile(make_spec("regex", "[a-z]{1,5}")), Box()
+    params = SamplingParams(temperature=0, ignore_eos=True, logit_bias={end: 100.0}, max_tokens=30)
+    start().submit([4, 4], params, box.put, grammar=grammar)
+    ids, text, _, last = box.whole()
+    assert last.finish_reason == "stop"
+    assert ids[-1] == end
+    assert re.fullmatch("[a-z]{1,5}", text.removesuffix("<|end|>"))
