@@ -48,7 +48,8 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Inbox]:
     try:
         for index, (prompt, params) in enumerate(job.choices()):
             sink = bridge.sink(inbox, index)
-            requests.append(engine.submit(prompt.token_ids, params, sink, job.cache_scope, job.served.adapter))
+            scope, adapter = job.cache_scope, job.served.adapter
+            requests.append(engine.submit(prompt.token_ids, params, sink, scope, adapter, grammar=job.grammar))
         yield inbox
     finally:
         for request in requests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 
 from . import reasoning
 from .jobs import JSON, Job, Prompt, Shape
@@ -11,6 +11,7 @@ from .replies import Reading
 from .schemas import ChatRequest
 from .selection import served
 from .tool_calls import formats
+from .tool_calls.grammar import tool_grammar
 from .tool_calls.tools import check_choice
 
 TAIL = 16  # tokens of a prompt, enough for a tag and white space behind it
@@ -20,17 +21,15 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     """Raises RequestError for what the model or its chat template cannot do."""
     who = served(body, model)
     check_choice(body.tool_choice, body.tools)
-    if body.tool_choice.is_forced:
-        message = "tool_choice can only be auto or none on this server: ask for a call in the messages."
-        raise RequestError(message, code="unsupported_parameter", param="tool_choice")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     params = body.sampling_params(limit, model.defaults)
     messages = [message.for_template() for message in body.messages]
     tools = [tool.source for tool in body.shown_tools] or None
     prompt = Prompt(model.encode_chat(messages, tools, body.chat_template_kwargs))
     reading = _reading(body, model, prompt)
+    grammar = None if reading is None or not body.tool_choice.is_forced else model.grammar(_calls(body, reading))
     n, stream = body.n or 1, bool(body.stream)
-    return Job(CHAT, (prompt,), params, n, stream, body.include_usage, body.cache_scope, who, reading)
+    return Job(CHAT, (prompt,), params, n, stream, body.include_usage, body.cache_scope, who, grammar, reading)
 
 
 def _reading(body: ChatRequest, model: Model, prompt: Prompt) -> Reading | None:
@@ -42,6 +41,20 @@ def _reading(body: ChatRequest, model: Model, prompt: Prompt) -> Reading | None:
     tail = model.tokenizer.decode(prompt.token_ids[-TAIL:], skip_special_tokens=False)
     is_thinking = tags is not None and reasoning.is_open(tail, tags)
     return Reading(tags, is_thinking, format_, body.parallel_tool_calls is not False)
+
+
+def _calls(body: ChatRequest, reading: Reading) -> GrammarSpec:
+    """What allows only calls, of a tool that is named only one, after thoughts if the model has any."""
+    assert reading.format is not None
+    text = tool_grammar(
+        body.tools,
+        body.tool_choice,
+        reading.format,
+        parallel=reading.parallel and body.tool_choice.name is None,
+        thoughts=reading.tags,
+        is_open=reading.is_thinking,
+    )
+    return GrammarSpec("lark", text, "tools")
 
 
 def _choice(index: int, text: str, finish_reason: str) -> JSON:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
 from .replies import Reading
 from .selection import Served
+
+if TYPE_CHECKING:
+    from mistralrs_onnx.runtime.grammar.compiler import Grammar
 
 MAX_CHOICES = 64  # of one request: prompts times n
 
@@ -51,6 +54,7 @@ class Job:
     include_usage: bool
     cache_scope: tuple[str, ...]
     served: Served
+    grammar: Grammar | None = None  # what each answer keeps to
     reading: Reading | None = None  # how calls and thoughts are found in the answers; None: they are all content
 
     def __post_init__(self) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mistralrs_onnx.runtime.adapter_registry import Part
 from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.engine import Sink
+from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from mistralrs_onnx.runtime.grammar.compiler import Grammar
 
 
 class Engine(Protocol):
@@ -21,6 +25,8 @@ class Engine(Protocol):
         sink: Sink,
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
+        *,
+        grammar: Grammar | None = None,
     ) -> Any:
         """A handle for `cancel`; raises RequestError 400, 429 or 503."""
 
@@ -84,4 +90,7 @@ class Model(Protocol):
         extra: Mapping[str, Any] | None = None,
     ) -> list[int]: ...
     def encode(self, text: str) -> list[int]: ...
+    def grammar(self, spec: GrammarSpec) -> Grammar:
+        """What an output is to keep to; takes its time. Raises RequestError for what cannot be compiled."""
+
     def close(self, drain: float = 0.0) -> None: ...

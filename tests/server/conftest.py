@@ -19,6 +19,7 @@ from mistralrs_onnx.runtime.adapter_registry import AdapterRegistry, Part
 from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.engine import Output, Sink, Usage
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.requantize import Requantize
@@ -62,6 +63,7 @@ class Parrot:
     go: threading.Event = field(default_factory=threading.Event)
     running: list[Parroting] = field(default_factory=list)
     scopes: list[tuple[str, ...]] = field(default_factory=list)  # of all that were submitted
+    grammars: list[Any] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Parrot:
         sink: Sink,
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
+        *,
+        grammar: Any = None,
     ) -> Parroting:
         with self._lock:
             if len(self.running) >= self.max_requests:
@@ -84,6 +88,7 @@ class Parrot:
             text = bytes(prompt_ids).decode() + (f" [{adapter.name}]" if adapter else "")
             self.running.append(Parroting(text, len(prompt_ids), params, sink, self.width))
             self.scopes.append(cache_scope)
+            self.grammars.append(grammar)
             return self.running[-1]
 
     def cancel(self, request: Parroting) -> None:
@@ -193,6 +198,9 @@ class ParrotModel:
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def grammar(self, spec: GrammarSpec) -> GrammarSpec:
+        return spec
 
     def close(self, drain: float = 0.0) -> None:
         self.engine.close()

@@ -11,6 +11,10 @@ import openai
 import pytest
 
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
+from mistralrs_onnx.server.reasoning import THINK
+from mistralrs_onnx.server.tool_calls.formats import HERMES
+from mistralrs_onnx.server.tool_calls.grammar import tool_grammar
+from mistralrs_onnx.server.tool_calls.tools import Choice, as_tools
 
 TOOLS: list[Any] = [
     {
@@ -176,11 +180,38 @@ def test_arguments_in_error_reach_the_template_as_text(hermes: Any) -> None:
     assert hermes.model.chats[-1].messages[0]["tool_calls"][0]["function"]["arguments"] == '{"a": '
 
 
+WEATHER_CHOICE = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel", "names", "is_parallel"),
+    [
+        ("required", None, ("weather", "time"), True),
+        ("required", False, ("weather", "time"), False),
+        (WEATHER_CHOICE, None, ("weather",), False),
+    ],
+)
+def test_a_forced_call_has_a_grammar(
+    hermes: Any, choice: Any, parallel: bool | None, names: tuple[str, ...], is_parallel: bool
+) -> None:
+    answer = ask(hermes, OSLO, stream=False, tool_choice=choice, parallel_tool_calls=parallel, n=2)
+    assert answer == Answer(None, None, [WEATHER], "tool_calls")
+    first, second = hermes.engine.grammars[-2:]
+    assert first is second
+    tools = tuple(tool for tool in as_tools(TOOLS) if tool.name in names)
+    expected = tool_grammar(tools, Choice("required"), HERMES, parallel=is_parallel, thoughts=THINK)
+    assert (first.kind, first.text, first.param) == ("lark", expected, "tools")
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", None])
+def test_other_calls_have_no_grammar(hermes: Any, choice: Any) -> None:
+    ask(hermes, OSLO, stream=False, tool_choice=choice)
+    assert hermes.engine.grammars[-1] is None
+
+
 @pytest.mark.parametrize(
     ("options", "param", "message"),
     [
-        ({"tool_choice": "required"}, "tool_choice", "auto or none"),
-        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice", "auto or none"),
         ({"tool_choice": {"type": "function", "function": {"name": "w"}}}, "tool_choice", "'w', which is not among"),
         ({"tool_choice": "required", "tools": []}, "tool_choice", "there are no tools"),
         ({"tool_choice": "maybe"}, "tool_choice", "none, auto, required"),

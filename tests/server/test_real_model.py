@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 from openai import OpenAI
@@ -56,6 +58,46 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Oslo", "Rome"]}, "days": {"type": "integer"}},
+                "required": ["city", "days"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("weather", "news")
+]
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("name", ["weather", "news", None])
+def test_calls_are_forced_on_a_model_that_never_learned_any(client: OpenAI, name: str | None, temperature: int) -> None:
+    choice: Any = {"type": "function", "function": {"name": name}} if name else "required"
+    message: Any = {"role": "user", "content": "What is new in Rome?"}
+    with client.chat.completions.stream(
+        model="default",
+        messages=[message],
+        tools=TOOLS,
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        temperature=temperature,
+        seed=1,
+        max_tokens=120,
+    ) as stream:
+        answer = stream.get_final_completion().choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert not answer.message.content
+    (call,) = answer.message.tool_calls or []
+    assert call.function.name in ([name] if name else ["weather", "news"])
+    jsonschema.validate(json.loads(call.function.arguments), TOOLS[0]["function"]["parameters"])
 
 
 def test_chat_is_what_the_engine_says(client: OpenAI, model: Model) -> None:
