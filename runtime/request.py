@@ -44,7 +44,6 @@ class Request:
     parent: Request | None = None
     last_granular: int | None = None  # position of the token whose scalings later ones use too
     token_ids: list[int] = field(init=False)  # the prompt, then the output
-    output_counts: dict[int, int] = field(default_factory=dict)  # kept if a penalty asks for it
     num_prompt_logprobs: int | None = None  # alternatives told with each token of the prompt
     matcher: Matcher | None = None  # of the grammar that the output keeps to
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # None: not asked for; of the first token None
@@ -118,8 +117,6 @@ class Request:
 
     def append(self, token_id: int) -> None:
         self.token_ids.append(token_id)
-        if self.params.counts_output:
-            self.output_counts[token_id] = self.output_counts.get(token_id, 0) + 1
 
     def next_tokens(self, num_tokens: int) -> Sequence[int]:
         return self.token_ids[self.num_computed : self.num_computed + num_tokens]
