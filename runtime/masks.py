@@ -43,6 +43,5 @@ def ban_words(row: Logits, words: Sequence[Sequence[int]], output: NDArray[np.in
             row[end] = -_INF
 
 
-def ban(row: Logits, token_ids: Sequence[int] | NDArray[np.int64] | frozenset[int]) -> None:
-    for_index = token_ids if isinstance(token_ids, np.ndarray) else np.fromiter(token_ids, np.int64, len(token_ids))
-    row[for_index] = -_INF
+def ban(row: Logits, token_ids: Sequence[int] | NDArray[np.int64]) -> None:
+    row[np.asarray(token_ids, np.int64)] = -_INF

@@ -48,8 +48,8 @@ class Sampler:
 
     Masks come first since what has no probability stays without: no later step gives it any, and a row without
     tokens is found before time is spent on it. Biases come after penalties, so that a bias adds what it says: the
-    repetition penalty would divide or multiply it, and ban a token of bias 100 less than it is wanted. Where all
-    penalties are sums, as in OpenAI's API, the two orders are one.
+    repetition penalty, which scales, would scale it too. Where all penalties are sums, as in OpenAI's API, there is no
+    difference.
     """
 
     def __init__(self, eos_token_ids: frozenset[int] = frozenset()) -> None:
@@ -137,7 +137,8 @@ class Sampler:
             masks.ban_words(row, params.bad_words, output)
         is_early = len(output) < params.min_tokens
         if is_early:
-            masks.ban(row, params.stop_token_ids if params.ignore_eos else params.stop_token_ids | self._eos_token_ids)
+            ends = params.stop_token_ids if params.ignore_eos else params.stop_token_ids | self._eos_token_ids
+            masks.ban(row, [token_id for token_id in ends if token_id < len(row)])  # a tokenizer may have more
         return context.mask is not None or params.allowed_ids is not None or bool(params.bad_words) or is_early
 
 

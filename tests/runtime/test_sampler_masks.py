@@ -65,6 +65,8 @@ def test_nothing_ends_the_output_before_min_tokens(make_request: MakeRequest) ->
         chosen.append(int(Sampler(frozenset({3})).sample(logits, [request])[0]))
         request.append(chosen[-1])
     assert chosen == [1, 1, 3]
+    beyond = make_request([3], temperature=0, min_tokens=2)
+    assert Sampler(frozenset({4})).sample(logits, [beyond]) == 3  # an end that the model cannot say
     unending = make_request([3], temperature=0, min_tokens=2, ignore_eos=True)
     assert Sampler(frozenset({3})).sample(logits, [unending]) == 3  # ends nothing, so it may come
 
