@@ -16,7 +16,7 @@ from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.package import open_package
 
-from .params import Module, Size, by_name
+from .params import Module, Pair, Size, by_name
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -33,13 +33,6 @@ class Found(NamedTuple):
     package: Path
     adapters: LocatedAdapters = LocatedAdapters()
     tgt_non_granular_index: int | None = None
-
-
-class Pair(click.Option):
-    """Stands in one line of help for itself and for another, which is hidden, so that a page fits on a screen."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        return f"{COUNT}, {RANK} N", self.help or ""
 
 
 def _option(name: str, field: str, kind: click.ParamType[Any], **rest: Any) -> Decorator:
@@ -84,6 +77,7 @@ ADAPTER_OPTIONS = (
         "count",
         click.IntRange(1),
         cls=Pair,
+        metavar=f", {RANK} N",
         help=f"Adapters at once, their rank.  [default: {CAPS.count}, {CAPS.rank}]",
     ),
     _option(RANK, "rank", click.IntRange(1), hidden=True),

@@ -22,6 +22,7 @@ from .checkpoints import Commands, checkpoint_options
 from .failures import reported
 from .measuring import Prompts, Result, Turns, Workload, repeat
 from .options import Locate, add_models, chosen, load_found, run_options
+from .speculate_options import speculate_note
 
 EXAMPLES = """
 \b
@@ -130,7 +131,8 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 def run(wanted: Wanted, locate: Locate) -> None:
     with reported(), load_found(locate, wanted.loading) as model:
         prompts, adapters = Prompts(model.manifest.vocab_size), turns(model)
-        name = ", ".join([model.name, *adapter_note(adapters, len(model.mixed_adapters))])
+        notes = [*adapter_note(adapters, len(model.mixed_adapters)), speculate_note(wanted.loading.speculate)]
+        name = ", ".join([model.name, *filter(None, notes)])
         results = []
         for workload in wanted.workloads:
             click.echo(f"Measuring {workload.name}, {workload.concurrency} at once ...", err=True)

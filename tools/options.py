@@ -16,14 +16,16 @@ from mistralrs_onnx.runtime.engine import EngineOptions
 from .adapter_options import ADAPTER_OPTIONS, NON_GRANULAR, Found, adapted, adapter_options, non_granular_index
 from .checkpoints import Chosen, add_checkpoints, chosen_options
 from .failures import reported
-from .params import Size
+from .params import Pair, Size
 from .progress import compile_progress
+from .speculate_options import SPECULATE_OPTIONS, speculate_options
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 Locate = Callable[[], Found]  # compiles when needed, raises CompileError
 
 GATHERED = f"{__name__}.gathered"  # key of a click context's notes
+ENGINE = EngineOptions()
 LOADING = ("kv_dtype", "determinism", "num_threads", "verify")  # fields of LoadOptions; the rest are the engine's
 
 
@@ -34,18 +36,42 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 def _option(name: str, field: str, kind: click.ParamType[Any], text: str, default: str | None = None) -> Decorator:
     """`default`: what to say in the help instead of None."""
-    defaults = LoadOptions() if field in LOADING else EngineOptions()
     return click.option(
         name,
         field,
         type=kind,
         metavar="N" if isinstance(kind, click.IntRange) else None,
-        default=getattr(defaults, field),
+        default=_default(field),
         show_default=default or True,
         help=text,
         expose_value=False,
         callback=_keep,
     )
+
+
+def _pair(name: str, field: str, kind: click.ParamType[Any], metavar: str, text: str) -> Decorator:
+    """Its line of help is that of a hidden option too."""
+    return click.option(
+        name,
+        field,
+        type=kind,
+        metavar=metavar,
+        help=text,
+        cls=Pair,
+        default=_default(field),
+        callback=_keep,
+        expose_value=False,
+    )
+
+
+def _hidden(name: str, field: str, kind: click.ParamType[Any]) -> Decorator:
+    return click.option(
+        name, field, type=kind, default=_default(field), hidden=True, callback=_keep, expose_value=False
+    )
+
+
+def _default(field: str) -> Any:
+    return getattr(LoadOptions() if field in LOADING else ENGINE, field)
 
 
 def _flag(name: str, field: str, text: str, *, value: bool) -> Decorator:
@@ -55,12 +81,24 @@ def _flag(name: str, field: str, text: str, *, value: bool) -> Decorator:
 
 
 RUN_OPTIONS = (
-    _option("--max-seqs", "max_seqs", click.IntRange(1), "Requests that run at once."),
-    _option("--max-queue", "max_queue", click.IntRange(0), "Requests that may wait."),
+    _pair(
+        "--max-seqs",
+        "max_seqs",
+        click.IntRange(1),
+        ", --max-queue N",
+        f"Requests that run at once, that may wait.  [default: {ENGINE.max_seqs}, {ENGINE.max_queue}]",
+    ),
+    _hidden("--max-queue", "max_queue", click.IntRange(0)),
     _option("--max-model-len", "max_model_len", click.IntRange(1), "Tokens of a request.", "the model's"),
     _option("--prefill-chunk", "prefill_chunk", click.IntRange(1), "Prompt tokens of a step."),
-    _option("--kv-mem", "kv_mem", Size(), "For keys and values, like 4GiB.", "half of the free"),
-    _option("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"]), "Type of keys and values."),
+    _pair(
+        "--kv-mem",
+        "kv_mem",
+        Size(),
+        ", --kv-dtype TYPE",
+        "Keys and values: 4GiB, float16.  [default: half free, float32]",
+    ),
+    _hidden("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"])),
     _option("--determinism", "determinism", click.Choice(["invariant", "fast"]), "invariant: same bits in any batch."),
     _option("--threads", "num_threads", click.IntRange(1), "Processors to use.", "all"),
     _flag("--no-prefix-cache", "prefix_cache", "Compute every prompt from its start.", value=False),
@@ -70,16 +108,21 @@ RUN_OPTIONS = (
 
 def run_options(command: Command) -> Command:
     """Adds the options that `chosen` reads."""
-    for option in reversed(RUN_OPTIONS + ADAPTER_OPTIONS):
+    for option in reversed(RUN_OPTIONS + SPECULATE_OPTIONS + ADAPTER_OPTIONS):
         command = option(command)
     return command
 
 
 def chosen(ctx: click.Context) -> LoadOptions:
-    """What `run_options` gathered."""
+    """What `run_options` gathered. Raises UsageError for options that do not go together."""
     gathered = dict(ctx.meta[GATHERED])
     loading = {field: gathered.pop(field) for field in LOADING}
-    return LoadOptions(engine=EngineOptions(**gathered), **loading, adapters=adapter_options(ctx))
+    return LoadOptions(
+        engine=EngineOptions(**gathered),
+        **loading,
+        adapters=adapter_options(ctx),
+        speculate=speculate_options(ctx),
+    )
 
 
 def load_found(locate: Locate, loading: LoadOptions) -> Model:

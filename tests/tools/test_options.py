@@ -17,6 +17,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
+from mistralrs_onnx.speculate import SpeculateOptions
 from mistralrs_onnx.tools.adapter_options import Found, adapted
 from mistralrs_onnx.tools.options import chosen, run_options
 from mistralrs_onnx.tools.params import Size
@@ -46,6 +47,27 @@ def test_every_option_reaches_the_engine_or_the_loader() -> None:
     options = "--max-seqs 3 --max-queue 4 --max-model-len 500 --prefill-chunk 6 --kv-mem 7MiB --no-prefix-cache"
     loading = "--kv-dtype float16 --determinism fast --threads 2 --verify"
     assert gathered(*options.split(), *loading.split()) == repr(LoadOptions(engine, "float16", "fast", 2, verify=True))
+
+
+def test_every_option_about_guesses_is_read(tmp_path: Path) -> None:
+    assert gathered("--prompt-lookup") == repr(LoadOptions(speculate=SpeculateOptions("lookup")))
+    assert gathered("--prompt-lookup", "--gamma", "3") == repr(LoadOptions(speculate=SpeculateOptions("lookup", 3)))
+    draft = LoadOptions(speculate=SpeculateOptions(tmp_path, 5))
+    assert gathered("--draft", str(tmp_path), "--gamma", "5") == repr(draft)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ("--gamma 3", "add --prompt-lookup or --draft"),
+        ("--prompt-lookup --draft .", "leave one of them out"),
+        ("--prompt-lookup --gamma 0", "1<=x<=64"),
+        ("--draft /no/where", "does not exist"),
+    ],
+)
+def test_mistakes_about_guesses(options: str, complaint: str) -> None:
+    result = CliRunner().invoke(command, options.split())
+    assert (result.exit_code, complaint in result.output) == (2, True), result.output
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,19 @@ def test_it_says_how_to_ask_and_answers_so(package: Path) -> None:
         assert process.wait(20) == 0
 
 
+def test_guesses_change_no_token(package: Path) -> None:
+    """As the model's own text says, and as a draft does, which here is the model itself."""
+    body = {"prompt": "one two one two one two one", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
+    answers = []
+    for options in ([], ["--prompt-lookup"], ["--draft", str(package), "--gamma", "3"]):
+        with serving(*options, "compiled", "-m", str(package)) as url:
+            status, answer = post(f"{url}/v1/completions", body)
+            assert status == 200, answer
+            answers.append((answer["choices"][0]["text"], answer["usage"]["completion_tokens"]))
+    assert answers[0][1] == 60
+    assert answers[1:] == answers[:1] * 2
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
     with started("-p", "0", "--max-model-len", "128", *arguments) as process:
