@@ -11,6 +11,13 @@ from tokenizers import Tokenizer
 UNKNOWN = "\ufffd"  # what bytes that are no character (yet) decode to
 MAX_UNKNOWN = 3  # at the end of a text: the bytes of a character of four, without its last
 WINDOW = 32  # tokens decoded together at most
+# Special tokens around calls of tools and around thoughts: whoever reads the text has to see them.
+MARKS = frozenset(
+    [
+        *("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>"),
+        *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+    ]
+)
 CONTEXT = 12  # of which stay: more than the bytes of MAX_UNKNOWN unfinished characters
 
 
@@ -20,7 +27,9 @@ class Vocabulary:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.bytes = _byte_tokens(tokenizer)
-        self.special_ids = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+        special = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        self.marks = {i: text for i, text in special.items() if text in MARKS}
+        self.special_ids = frozenset(special.keys() - self.marks.keys())
 
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
@@ -37,6 +46,8 @@ def _byte_tokens(tokenizer: Tokenizer) -> dict[int, int]:
 class Detokenizer:
     """Pieces whose concatenation is the text of all tokens decoded at once (of a byte-level tokenizer, exactly).
 
+    Special tokens have no text, but MARKS have theirs.
+
     It decodes a window of the last tokens, of whose text the first `_num_done` characters are out.
     A character may need several tokens: what ends in UNKNOWN waits, but no longer than one character can. Tokens of one
     byte are decoded apart: the tokenizer makes a whole run of them UNKNOWN as long as one character is unfinished.
@@ -52,6 +63,9 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         if token_id in self._vocabulary.special_ids:
             return ""
+        mark = self._vocabulary.marks.get(token_id)
+        if mark is not None:
+            return self._cut() + mark
         self._token_ids.append(token_id)
         self._text = self._vocabulary.decode(self._token_ids)
         byte = self._vocabulary.bytes.get(token_id)
@@ -74,6 +88,13 @@ class Detokenizer:
         """What waited for bytes that never came."""
         start, self._num_done = self._num_done, len(self._text)
         return self._bytes.decode(b"", final=True) + self._text[start:]
+
+    def _cut(self) -> str:
+        """What waited; bytes to come do not continue it."""
+        text = self.flush()
+        if text:
+            self._token_ids, self._text, self._num_done = [], "", 0
+        return text
 
     def _shorten(self, num_held: int) -> None:
         del self._token_ids[:-CONTEXT]

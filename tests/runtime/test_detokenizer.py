@@ -46,6 +46,18 @@ def test_a_special_token_inside_a_character_does_not_matter(tokenizer: Tokenizer
     assert "".join(pieces(Vocabulary(tokenizer), [first] + [end] * 100 + rest)) == "€"
 
 
+def test_marks_of_calls_and_thoughts_stay_in_the_text(tokenizer: Tokenizer) -> None:
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.add_special_tokens(["[TOOL_CALLS]", "<|other|>"])
+    vocabulary = Vocabulary(tokenizer)
+    text = "Hi [TOOL_CALLS][TOOL_CALLS] f<|other|> {}[TOOL_CALLS]"
+    token_ids = tokenizer.encode(text, add_special_tokens=False).ids
+    assert "".join(pieces(vocabulary, token_ids)) == text.replace("<|other|>", "")
+    euro = _byte_ids(tokenizer, "€".encode())
+    mark = tokenizer.token_to_id("[TOOL_CALLS]")
+    assert pieces(vocabulary, [*euro[:2], mark, *euro]) == ["", "", UNKNOWN + "[TOOL_CALLS]", "", "", "€", ""]
+
+
 def test_invalid_bytes_forever_neither_wait_nor_pile_up(tokenizer: Tokenizer) -> None:
     stream = Detokenizer(Vocabulary(tokenizer))
     bad = _byte_ids(tokenizer, b"\xff")[0]
