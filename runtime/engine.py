@@ -23,7 +23,7 @@ from .errors import RequestError
 from .logprobs import TokenLogprobs
 from .request import Request, Tokens, Usage
 from .resolve import resolved
-from .sampler import EXHAUSTED, FAILED, Sampler
+from .sampler import Sampler, failure
 from .sampling import SamplingParams
 from .scheduler import Limits, Scheduled, Scheduler
 from .speculation import Speculation
@@ -304,10 +304,9 @@ class Engine:
 
     def _tell(self, request: Request, token_id: int, logprobs: TokenLogprobs | None) -> None:
         """Gives the owner what a token brought."""
-        if token_id == FAILED:
-            return self._end(request, "error", _internal_error("the model's output is not a number"))
-        if token_id == EXHAUSTED:
-            return self._end(request, "error", RequestError("what is asked for leaves no token", code="no_token_left"))
+        error = failure(token_id)
+        if error is not None:
+            return self._end(request, "error", error)
         if request.first_token_at is None:
             request.first_token_at = time.perf_counter()
             self._counts.prompt_tokens += request.num_prompt
