@@ -28,6 +28,7 @@ from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, set
 from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
+from mistralrs_onnx.runtime.token_bytes import TokenBytes
 from mistralrs_onnx.runtime.xlora import XLoraRunner
 
 from .adapters import AdapterOptions, Adapters, with_packaged
@@ -84,6 +85,7 @@ class Model:
         self.context_length = context_length
         self.defaults = defaults
         self.adapters = adapters
+        self.token_bytes = TokenBytes(tokenizer)
         self._grammars = grammars
 
     @property
@@ -92,9 +94,9 @@ class Model:
         record = self.manifest.xlora
         return () if record is None else record.adapters
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the tokens that the model wants around every text."""
-        return self.tokenizer.encode(text).ids
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of a text, if `special` with the tokens that the model wants around every text."""
+        return self.tokenizer.encode(text, add_special_tokens=special).ids
 
     @property
     def template_source(self) -> str | None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import orjson
 from sanic import HTTPResponse, Request
 
 from mistralrs_onnx.runtime.engine import Output
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.logprobs import TokenLogprobs
 
+from .chunks import Chunks, Outputs, event
 from .errors import error_body, internal_error
-from .jobs import JSON, Job
+from .jobs import JSON, Job, Prompt
+from .logprobs import mean_logprob
 from .model import Engine, Model
 from .replies import Reply, merged
 from .streams import Bridge, Inbox
@@ -25,44 +29,71 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-MARK = "\0"  # where the text goes in a template: no model name or id contains it
 
-Outputs = Sequence[tuple[int, Output]]
+PromptScores = Sequence[TokenLogprobs | None] | None
+
+
+class Running(NamedTuple):
+    """The requests of a job, in the order of its answers, and where their outputs come."""
+
+    requests: Sequence[Any]
+    inbox: Inbox
 
 
 async def answer(request: Request, job: Job, model: Model, bridge: Bridge, keep_alive: float) -> HTTPResponse | None:
     """The response to send, or None when a stream was sent. Raises RequestError before anything is sent."""
     head = {"id": job.shape.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": job.served.name}
-    with submitted(model.engine, job, bridge) as inbox:
+    with submitted(model.engine, job, bridge) as running:
         if job.stream:
-            await send(request, events(job, inbox, head, keep_alive))
+            await send(request, events(job, running, head, keep_alive))
             return None
-        return HTTPResponse(orjson.dumps(await whole(job, inbox, head)), content_type="application/json")
+        return HTTPResponse(orjson.dumps(await whole(job, running, head)), content_type="application/json")
 
 
 @contextmanager
-def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Inbox]:
+def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Running]:
     """The job's requests run inside; whatever ends the block, a client that left included, frees them."""
     inbox = Inbox()
-    requests = []
+    requests: list[Any] = []
     try:
-        for index, (prompt, params) in enumerate(job.choices()):
-            sink = bridge.sink(inbox, index)
-            scope, adapter = job.cache_scope, job.served.adapter
-            requests.append(engine.submit(prompt.token_ids, params, sink, scope, adapter, grammar=job.grammar))
-        yield inbox
+        for index, (prompt, params) in enumerate(job.answers()):
+            is_first = index % job.num_drawn == 0
+            request = engine.submit(
+                prompt.token_ids,
+                params,
+                bridge.sink(inbox, index),
+                job.cache_scope,
+                job.served.adapter,
+                parent=None if is_first else requests[index - index % job.num_drawn],
+                grammar=job.grammar,
+                prompt_logprobs=params.logprobs if job.scores_prompt else None,
+            )
+            requests.append(request)
+        yield Running(requests, inbox)
     finally:
         for request in requests:
             engine.cancel(request)
 
 
+async def received(job: Job, inbox: Inbox, timeout: float | None = None) -> Outputs:
+    outputs = await inbox.get(timeout)
+    return [(index, without_answer(output)) for index, output in outputs] if job.is_silent else outputs
+
+
+def without_answer(output: Output) -> Output:
+    """Its one token was not asked for."""
+    reason = "length" if output.finish_reason == "stop" else output.finish_reason
+    usage = output.usage._replace(output_tokens=0)
+    return output._replace(text="", token_ids=(), logprobs=(), finish_reason=reason, stop_reason=None, usage=usage)
+
+
 class Tally:
-    """Which choices ended and why, and the tokens that all of them took."""
+    """Which answers ended and why, and the tokens that all of them took."""
 
     def __init__(self, job: Job) -> None:
-        self.finish_reasons = [""] * job.num_choices
-        self.num_unfinished = job.num_choices
-        self._n = job.n
+        self.finish_reasons = [""] * job.num_answers
+        self.num_unfinished = job.num_answers
+        self._num_drawn = job.num_drawn
         self._prompt_tokens = self._cached_tokens = self._output_tokens = 0
 
     def add(self, outputs: Outputs) -> None:
@@ -82,7 +113,7 @@ class Tally:
         self.finish_reasons[index] = output.finish_reason
         self.num_unfinished -= 1
         self._output_tokens += output.usage.output_tokens
-        if index % self._n == 0:  # the n answers to a prompt read it once
+        if index % self._num_drawn == 0:  # the answers to a prompt read it once
             self._prompt_tokens += output.usage.prompt_tokens
             self._cached_tokens += output.usage.cached_tokens
 
@@ -95,96 +126,67 @@ class Tally:
         }
 
 
-async def whole(job: Job, inbox: Inbox, head: JSON) -> JSON:
-    texts = [[prompt.echo] for prompt, _ in job.choices()]
+class Drawn:
+    """One answer, as it comes."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.texts = [prompt.echo]
+        self.logprobs: list[TokenLogprobs] = []
+
+    def add(self, output: Output) -> None:
+        self.texts.append(output.text)
+        self.logprobs += output.logprobs
+
+
+async def whole(job: Job, running: Running, head: JSON) -> JSON:
+    drawn = [Drawn(prompt) for prompt, _ in job.answers()]
     tally = Tally(job)
     while tally.num_unfinished:
-        outputs = await inbox.get()
+        outputs = await received(job, running.inbox)
         tally.add(outputs)
         for index, output in outputs:
-            texts[index].append(output.text)
-    answers = zip(texts, tally.finish_reasons, strict=True)
-    choices = [whole_choice(job, index, "".join(parts), reason) for index, (parts, reason) in enumerate(answers)]
+            drawn[index].add(output)
+    choices: list[JSON] = []
+    for place in best(job, drawn):
+        scores = running.requests[place].prompt_logprobs if job.scores_prompt else None
+        choices.append(whole_choice(job, len(choices), drawn[place], tally.finish_reasons[place], scores))
     return {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage()}
 
 
-def whole_choice(job: Job, index: int, text: str, finish_reason: str) -> JSON:
+def best(job: Job, drawn: Sequence[Drawn]) -> Iterator[int]:
+    """Places of the `n` answers to each prompt with the best mean log probability of a token, best first."""
+    for first in range(0, len(drawn), job.num_drawn):
+        places = range(first, first + job.num_drawn)
+        if job.num_drawn == job.n:
+            yield from places
+        else:
+            yield from sorted(places, key=lambda place: -mean_logprob(drawn[place].logprobs))[: job.n]
+
+
+def whole_choice(job: Job, index: int, drawn: Drawn, finish_reason: str, scores: PromptScores) -> JSON:
+    text, logprobs = "".join(drawn.texts), None
+    if job.writer is not None:
+        writer = job.writer()
+        if scores is not None:
+            writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, scores)
+        writer.add(drawn.logprobs)
+        logprobs = writer.take()
     if job.reading is None:
-        return job.shape.choice(index, text, finish_reason)
+        return {**job.shape.choice(index, text, finish_reason), "logprobs": logprobs}
     reply = Reply(job.reading)
     message = merged(reply.feed(text) + reply.finish())
     choice = job.shape.choice(index, "", reply.finish_reason(finish_reason))
-    return {**choice, "message": {**choice["message"], **message}}
+    return {**choice, "message": {**choice["message"], **message}, "logprobs": logprobs}
 
 
-class Chunks:
-    """The bytes of a stream's events; for a delta only its text is encoded, the rest is a template."""
-
-    def __init__(self, job: Job, head: JSON) -> None:
-        self._shape = job.shape
-        self._head = {**head, "object": job.shape.chunk_object}
-        self._nothing: JSON = {"usage": None} if job.include_usage else {}
-        self._templates = [self._chunk([job.shape.delta(i, MARK)]) for i in range(job.num_choices)]
-        self._split = [template.split(orjson.dumps(MARK)) for template in self._templates]
-        self._replies = None if job.reading is None else [Reply(job.reading) for _ in range(job.num_choices)]
-
-    def _chunk(self, choices: list[JSON]) -> bytes:
-        return event({**self._head, "choices": choices, **self._nothing})
-
-    def opening(self, job: Job) -> bytes:
-        """What comes before the first tokens: the role, and the prompts that are to be echoed."""
-        opening = self._shape.opening
-        roles = [self._chunk([opening(i)]) for i in range(job.num_choices)] if opening else []
-        echoes = [self.delta(i, prompt.echo) for i, (prompt, _) in enumerate(job.choices()) if prompt.echo]
-        return b"".join(roles + echoes)
-
-    def delta(self, index: int, text: str) -> bytes:
-        before, after = self._split[index]
-        return before + orjson.dumps(text) + after
-
-    def _deltas(self, index: int, deltas: Iterable[JSON]) -> bytes:
-        assert self._shape.chunk is not None
-        return b"".join([self._chunk([self._shape.chunk(index, delta)]) for delta in deltas])
-
-    def _pieces(self, index: int, text: str) -> bytes:
-        if self._replies is None:
-            return self.delta(index, text)
-        return self._deltas(index, self._replies[index].feed(text))
-
-    def _ending(self, index: int, finish_reason: str) -> bytes:
-        if self._replies is None:
-            return self._chunk([self._shape.ending(index, finish_reason)])
-        reply = self._replies[index]
-        rest = self._deltas(index, reply.finish())
-        return rest + self._chunk([self._shape.ending(index, reply.finish_reason(finish_reason))])
-
-    def encode(self, outputs: Outputs) -> bytes:
-        """The text of a choice at once, however many outputs waited."""
-        texts: dict[int, list[str]] = {}
-        endings = []
-        for index, output in outputs:
-            if output.text:
-                texts.setdefault(index, []).append(output.text)
-            if output.finish_reason is not None:
-                endings.append((index, output.finish_reason))
-        pieces = [self._pieces(index, "".join(parts)) for index, parts in texts.items()]
-        return b"".join(pieces + [self._ending(index, reason) for index, reason in endings])
-
-    def usage(self, usage: JSON) -> bytes:
-        return event({**self._head, "choices": [], "usage": usage})
-
-
-def event(body: JSON) -> bytes:
-    return b"data: " + orjson.dumps(body) + b"\n\n"
-
-
-async def events(job: Job, inbox: Inbox, head: JSON, keep_alive: float) -> AsyncIterator[bytes]:
+async def events(job: Job, running: Running, head: JSON, keep_alive: float) -> AsyncIterator[bytes]:
     """Everything that waits, in one piece for each wake-up. Raises RequestError when a choice fails."""
-    chunks = Chunks(job, head)
+    chunks = Chunks(job, head, running.requests)
     tally = Tally(job)
-    opening = chunks.opening(job)
+    opening = chunks.opening()
     while tally.num_unfinished:
-        outputs = await inbox.get(keep_alive)
+        outputs = await received(job, running.inbox, keep_alive)
         tally.add(outputs)
         data = chunks.encode(outputs) if outputs else KEEP_ALIVE
         if not tally.num_unfinished:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 
 from . import reasoning
 from .jobs import JSON, Job, Prompt, Shape
+from .logprobs import ChatLogprobs
 from .model import Model
 from .replies import Reading
+from .sampling_fields import word_tokens
 from .schemas import ChatRequest
 from .selection import served
 from .tool_calls import formats
@@ -22,19 +27,39 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     who = served(body, model)
     check_choice(body.tool_choice, body.tools)
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    params = body.sampling_params(limit, model.defaults)
+    params = body.sampling_params(limit, model.defaults, word_tokens(body.bad_words or (), model))
     messages = [message.for_template() for message in body.messages]
     tools = [tool.source for tool in body.shown_tools] or None
     prompt = Prompt(model.encode_chat(messages, tools, body.chat_template_kwargs))
-    reading = _reading(body, model, prompt)
-    grammar = None if reading is None or not body.tool_choice.is_forced else model.grammar(_calls(body, reading))
-    n, stream = body.n or 1, bool(body.stream)
-    return Job(CHAT, (prompt,), params, n, stream, body.include_usage, body.cache_scope, who, grammar, reading)
+    spec = body.spec()
+    reading = _reading(body, model, prompt, may_think=spec is None)
+    if reading is not None and body.tool_choice.is_forced:
+        if spec is not None:
+            message = f"tool_choice and {spec.param} both constrain the output: leave one of them out"
+            raise RequestError(message, code="conflicting_parameters", param=spec.param)
+        spec = _calls(body, reading)
+    return Job(
+        CHAT,
+        (prompt,),
+        params,
+        body.n or 1,
+        bool(body.stream),
+        body.include_usage,
+        body.cache_scope,
+        who,
+        None if spec is None else model.grammar(spec),
+        reading,
+        best_of=body.best_of or 0,
+        writer=None if body.num_logprobs is None else partial(ChatLogprobs, model.token_bytes),
+    )
 
 
-def _reading(body: ChatRequest, model: Model, prompt: Prompt) -> Reading | None:
-    """As the chat template spells thoughts and calls; of the latter only where there are tools to call."""
-    tags = reasoning.detect(model.template_source)
+def _reading(body: ChatRequest, model: Model, prompt: Prompt, *, may_think: bool) -> Reading | None:
+    """As the chat template spells thoughts and calls; of the latter only where there are tools to call.
+
+    Not `may_think`: a grammar of the request begins at once, and all that is written is the answer.
+    """
+    tags = reasoning.detect(model.template_source) if may_think else None
     format_ = formats.detect(model.template_source) if body.shown_tools else None
     if tags is None and format_ is None:
         return None

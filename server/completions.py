@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .jobs import JSON, Job, Prompt, Shape
+from .logprobs import TextLogprobs
 from .model import Model
-from .schemas import CompletionRequest, unsupported
+from .sampling_fields import word_tokens
+from .schemas import CompletionRequest
 from .selection import served
 
 DEFAULT_MAX_TOKENS = 16  # as OpenAI's; a bare prompt has no natural end
@@ -13,13 +17,27 @@ DEFAULT_MAX_TOKENS = 16  # as OpenAI's; a bare prompt has no natural end
 def completion_job(body: CompletionRequest, model: Model) -> Job:
     """Raises RequestError for what the model cannot do."""
     who = served(body, model)
-    n = body.n or 1
-    if body.best_of not in (None, n):
-        raise unsupported("best_of")
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    params = body.sampling_params(limit, model.defaults)
+    is_silent = bool(body.echo) and limit == 0
+    params = body.sampling_params(1 if is_silent else limit, model.defaults, word_tokens(body.bad_words or (), model))
     prompts = tuple(_prompt(prompt, bool(body.echo), model) for prompt in body.prompt)
-    return Job(TEXT, prompts, params, n, bool(body.stream), body.include_usage, body.cache_scope, who)
+    spec = body.spec()
+    is_scored = body.num_logprobs is not None
+    return Job(
+        TEXT,
+        prompts,
+        params,
+        body.n or 1,
+        bool(body.stream),
+        body.include_usage,
+        body.cache_scope,
+        who,
+        None if spec is None else model.grammar(spec),
+        best_of=body.best_of or 0,
+        writer=partial(TextLogprobs, model.token_bytes, model.token_bytes.special_ids) if is_scored else None,
+        scores_prompt=is_scored and bool(body.echo),
+        is_silent=is_silent,
+    )
 
 
 def _prompt(prompt: str | list[int], echo: bool, model: Model) -> Prompt:

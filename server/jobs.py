@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
+from .logprobs import LogprobsWriter
 from .replies import Reading
 from .selection import Served
 
@@ -27,7 +28,7 @@ class Shape:
     id_prefix: str
     object: str
     chunk_object: str
-    choice: Callable[[int, str, str], JSON]
+    choice: Callable[[int, str, str], JSON]  # `logprobs` in it, in a delta and in a chunk is to be filled in
     delta: Callable[[int, str], JSON]
     chunk: Callable[[int, JSON], JSON] | None  # around a delta of any kind; None: there is only text
     opening: Callable[[int], JSON] | None  # what a choice's stream begins with
@@ -44,7 +45,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`n` answers to each prompt. Choice i answers prompt i // n."""
+    """`n` answers to each prompt, the likeliest of `best_of` that are drawn. Answer i is one to prompt i // best_of."""
 
     shape: Shape
     prompts: tuple[Prompt, ...]
@@ -56,19 +57,37 @@ class Job:
     served: Served
     grammar: Grammar | None = None  # what each answer keeps to
     reading: Reading | None = None  # how calls and thoughts are found in the answers; None: they are all content
+    best_of: int = 0  # 0: n
+    writer: Callable[[], LogprobsWriter] | None = None  # of a choice's log probabilities; None: they are not told
+    scores_prompt: bool = False  # with log probabilities of the prompt, which is repeated
+    is_silent: bool = False  # no answer is wanted, only the prompt
 
     def __post_init__(self) -> None:
-        if self.num_choices > MAX_CHOICES:
-            message = f"at most {MAX_CHOICES} choices in one request, got {len(self.prompts)} prompts with n = {self.n}"
-            raise RequestError(message, param="n")
+        if self.best_of and self.best_of < self.n:
+            message = f"best_of must be at least n, which is {self.n}, got {self.best_of}"
+            raise RequestError(message, param="best_of")
+        if self.stream and self.num_drawn > self.n:
+            message = "which answers are the best is known at the end: with stream, best_of cannot be more than n"
+            raise RequestError(message, param="best_of")
+        if self.num_answers > MAX_CHOICES:
+            message = (
+                f"at most {MAX_CHOICES} choices in one request, got {len(self.prompts)} prompts with {self.num_drawn}"
+            )
+            raise RequestError(message, param="best_of" if self.num_drawn > self.n else "n")
 
     @property
-    def num_choices(self) -> int:
-        return len(self.prompts) * self.n
+    def num_drawn(self) -> int:
+        return self.best_of or self.n
 
-    def choices(self) -> Iterator[tuple[Prompt, SamplingParams]]:
-        """With a seed, each of the n answers gets its own, so that they differ and can be had again."""
+    @property
+    def num_answers(self) -> int:
+        return len(self.prompts) * self.num_drawn
+
+    def answers(self) -> Iterator[tuple[Prompt, SamplingParams]]:
+        """With a seed, each of a prompt's answers gets its own, so that they differ and can be had again."""
+        params = self.params
+        if self.num_drawn > self.n and params.logprobs is None:
+            params = replace(params, logprobs=0)
         for prompt in self.prompts:
-            for i in range(self.n):
-                seed = self.params.seed
-                yield prompt, self.params if seed is None else replace(self.params, seed=seed + i)
+            for i in range(self.num_drawn):
+                yield prompt, params if params.seed is None else replace(params, seed=params.seed + i)

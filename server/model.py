@@ -26,12 +26,25 @@ class Engine(Protocol):
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
         *,
+        parent: Any = None,
         grammar: Grammar | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Any:
-        """A handle for `cancel`; raises RequestError 400, 429 or 503."""
+        """A handle for `cancel`, whose `prompt_logprobs` are there before the first output if they are asked for.
+
+        `parent`: the handle of a request of the same prompt. Raises RequestError 400, 429 or 503.
+        """
 
     def cancel(self, request: Any) -> None:
         """Frees what the request holds; one that has finished is left alone."""
+
+
+class TokenTexts(Protocol):
+    """What single tokens write, which may be part of a character only."""
+
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+    def __call__(self, token_id: int) -> bytes: ...
 
 
 class Decoder(Protocol):
@@ -89,7 +102,9 @@ class Model(Protocol):
         tools: Sequence[Mapping[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> list[int]: ...
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = True) -> list[int]: ...
+    @property
+    def token_bytes(self) -> TokenTexts: ...
     def grammar(self, spec: GrammarSpec) -> Grammar:
         """What an output is to keep to; takes its time. Raises RequestError for what cannot be compiled."""
 

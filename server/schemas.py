@@ -11,9 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from mistralrs_onnx.runtime.adapter_registry import MAX_PARTS
 from mistralrs_onnx.runtime.errors import RequestError
-from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.sampling import MAX_LOGPROBS
 
 from .messages import Message
+from .sampling_fields import Constraints, Sampling
 from .tool_calls.tools import Choice, Tool, as_choice, as_tools
 
 logger = logging.getLogger(__name__)
@@ -24,28 +25,16 @@ IGNORED = frozenset(
 )
 # What we do not do yet, each with the values that ask for nothing (null always does).
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (),
     "audio": (),
-    "bad_words": ([],),
     "chat_template": (),
     "chat_template_kwargs": ({},),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "grammar": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "min_tokens": (0,),
     "modalities": (["text"],),
     "prediction": (),
     "prompt_logprobs": (False,),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
-    "structured_outputs": (),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -55,12 +44,9 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
+MAX_ANSWERS = 16  # to a prompt
 MAX_WEIGHT = 1000.0  # of an adapter
 MAX_WARNED = 1000  # keys; a client that invents them must not fill memory or the log
-
-
-def as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def as_prompts(value: Any) -> list[str | list[int]]:
@@ -80,6 +66,10 @@ def _is_prompt(prompt: Any) -> bool:
     return isinstance(prompt, list) and bool(prompt) and all(type(i) is int and 0 <= i < 2**31 for i in prompt)
 
 
+def _none_if_false(value: Any) -> Any:
+    return None if value is False else value
+
+
 def as_part(value: Any) -> Any:
     """An adapter's name alone is the whole of it."""
     return {"name": value} if isinstance(value, str) else value
@@ -94,10 +84,6 @@ class AdapterPart(BaseModel):
     weight: float = Field(1.0, ge=-MAX_WEIGHT, le=MAX_WEIGHT)
 
 
-StopText = Annotated[str, Field(min_length=1, max_length=256)]
-StopTexts = Annotated[list[StopText], Field(max_length=16)]
-
-
 class StreamOptions(BaseModel):
     """How a stream ends."""
 
@@ -106,49 +92,17 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Completion(BaseModel):
+class Completion(Sampling, Constraints):
     """What both endpoints take; None stands for the default everywhere."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int | None = Field(None, ge=1, le=16)
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repeat_last_n: int | None = None
-    seed: int | None = None
-    stop: Annotated[StopTexts | None, BeforeValidator(as_list)] = None
-    stop_token_ids: list[int] | None = Field(None, max_length=256)
-    ignore_eos: bool | None = None
     adapters: list[Annotated[AdapterPart, BeforeValidator(as_part)]] | None = Field(None, max_length=MAX_PARTS)
     cache_salt: str | None = Field(None, max_length=128)
-
-    def sampling_params(self, max_tokens: int | None, defaults: Mapping[str, Any]) -> SamplingParams:
-        """`defaults`: of what is not asked. Raises RequestError for a value that is out of range."""
-        asked: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repetition_penalty": self.repetition_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "presence_penalty": self.presence_penalty,
-            "repeat_last_n": self.repeat_last_n,
-            "seed": self.seed,
-            "ignore_eos": self.ignore_eos,
-            "stop": None if self.stop is None else tuple(self.stop),
-            "stop_token_ids": None if self.stop_token_ids is None else frozenset(self.stop_token_ids),
-        }
-        said = {key: value for key, value in asked.items() if value is not None}
-        return SamplingParams(max_tokens=max_tokens, **{**defaults, **said})
 
     @property
     def cache_scope(self) -> tuple[str, ...]:
@@ -169,6 +123,17 @@ class ChatRequest(Completion):
     tool_choice: Annotated[Choice, PlainValidator(as_choice)] = Choice()
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=64)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Raises RequestError for alternatives to what is not told."""
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise RequestError("top_logprobs needs logprobs: set that to true", param="top_logprobs")
+        return None
 
     @property
     def shown_tools(self) -> tuple[Tool, ...]:
@@ -181,7 +146,11 @@ class CompletionRequest(Completion):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(as_prompts)]
     echo: bool | None = None
-    best_of: int | None = None
+    logprobs: Annotated[int | None, BeforeValidator(_none_if_false), Field(ge=0, le=MAX_LOGPROBS)] = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
 
 
 class ReIsqRequest(BaseModel):

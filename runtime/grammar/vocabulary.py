@@ -29,7 +29,7 @@ class TokenTable:
         special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
         names = {i: token.content for i, token in tokenizer.get_added_tokens_decoder().items()}
         vocabulary = {i: name for name, i in tokenizer.get_vocab(with_added_tokens=True).items() if i < vocab_size}
-        to_bytes = _reader(json.loads(tokenizer.to_str()))
+        to_bytes = byte_reader(json.loads(tokenizer.to_str()))
         self._encoder = _encoder(tokenizer)
         self.eos_token_id = min(eos_token_ids, default=None)
         texts = {i: names[i].encode() if i in names else to_bytes(name) for i, name in vocabulary.items()}
@@ -51,7 +51,7 @@ def make_ll_tokenizer(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tupl
     return LLTokenizer(table, eos_token=list(eos_token_ids))  # type: ignore[arg-type]  # asks for its own base class
 
 
-def _reader(layout: Any) -> Any:
+def byte_reader(layout: Any) -> Any:
     """How names of tokens become bytes: letters that stand for bytes, or text with `<0x0A>` for single ones."""
     kinds = set(_kinds(layout.get("decoder")))
     if "ByteLevel" in kinds:

@@ -20,12 +20,20 @@ from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.engine import Output, Sink, Usage
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
+from mistralrs_onnx.runtime.logprobs import TokenLogprob, TokenLogprobs
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.requantize import Requantize
 
 GUARD = 20.0  # seconds until a test that hangs gives up
 STOP, BOMB = "🛑", "💣"  # saying the one, the parrot pauses; the other, it fails
+
+
+def scored(token_id: int, num_top: int, seed: int | None = None) -> TokenLogprobs:
+    """Every parrot is half sure, the more the smaller its seed; the next letters of the alphabet were less likely."""
+    logprob = -0.5 - (seed or 0) % 100 / 100
+    top = tuple(TokenLogprob(token_id + i, logprob - i) for i in range(num_top))
+    return TokenLogprobs(token_id, logprob, top)
 
 
 @dataclass(eq=False)
@@ -36,6 +44,8 @@ class Parroting:
     sink: Sink
     width: int  # characters of a token
     num_output: int = 0
+    parent: Parroting | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
     @property
     def next_letter(self) -> str:
@@ -49,7 +59,10 @@ class Parroting:
         usage = Usage(self.prompt_tokens, self.prompt_tokens // 2, self.num_output)
         reason = ("length" if self.params.max_tokens else "stop") if enough else None
         error = RequestError("no such thing", param="messages") if letter == BOMB else None
-        self.sink(Output(letter * self.width, (ord(letter),), "error" if error else reason, None, error, usage))
+        asked = self.params.logprobs
+        logprobs = () if asked is None else (scored(ord(letter), asked, seed=self.params.seed),)
+        ids = (ord(letter),)
+        self.sink(Output(letter * self.width, ids, "error" if error else reason, None, error, usage, logprobs))
         return enough or error is not None
 
 
@@ -64,6 +77,7 @@ class Parrot:
     running: list[Parroting] = field(default_factory=list)
     scopes: list[tuple[str, ...]] = field(default_factory=list)  # of all that were submitted
     grammars: list[Any] = field(default_factory=list)
+    submitted: list[Parroting] = field(default_factory=list)
     closed: bool = False
 
     def __post_init__(self) -> None:
@@ -80,16 +94,22 @@ class Parrot:
         cache_scope: tuple[str, ...] = (),
         adapter: Adapter | None = None,
         *,
+        parent: Parroting | None = None,
         grammar: Any = None,
+        prompt_logprobs: int | None = None,
     ) -> Parroting:
         with self._lock:
             if len(self.running) >= self.max_requests:
                 raise RequestError("The queue is full: try again.", status=429, code="queue_full")
             text = bytes(prompt_ids).decode() + (f" [{adapter.name}]" if adapter else "")
-            self.running.append(Parroting(text, len(prompt_ids), params, sink, self.width))
+            parroting = Parroting(text, len(prompt_ids), params, sink, self.width, parent=parent)
+            if prompt_logprobs is not None:
+                parroting.prompt_logprobs = [None, *(scored(i, prompt_logprobs) for i in prompt_ids[1:])]
+            self.running.append(parroting)
+            self.submitted.append(parroting)
             self.scopes.append(cache_scope)
             self.grammars.append(grammar)
-            return self.running[-1]
+            return parroting
 
     def cancel(self, request: Parroting) -> None:
         with self._lock:
@@ -112,6 +132,13 @@ class Parrot:
         for request in self.running:
             request.sink(Output("", (), "cancelled", None, None, Usage(0, 0, 0)))
         self.running.clear()
+
+
+class Letters:
+    special_ids: frozenset[int] = frozenset()
+
+    def __call__(self, token_id: int) -> bytes:
+        return chr(token_id).encode()
 
 
 class Bytes:
@@ -196,8 +223,12 @@ class ParrotModel:
         self.chats.append(Chat(messages, tools, extra))
         return self.encode(messages[-1]["content"])
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
         return list(text.encode())
+
+    @property
+    def token_bytes(self) -> Letters:
+        return Letters()
 
     def grammar(self, spec: GrammarSpec) -> GrammarSpec:
         return spec

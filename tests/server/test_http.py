@@ -98,13 +98,9 @@ def test_too_many_choices(running: Any) -> None:
     check_error(send(running, "POST", "/v1/completions", {"prompt": ["a"] * 20, "n": 4}), 400, "invalid_value", "n")
 
 
-@pytest.mark.parametrize("best_of", [1, 2])
-def test_best_of_may_only_ask_for_all(running: Any, best_of: int) -> None:
-    answer = send(running, "POST", "/v1/completions", {"prompt": "a", "n": 1, "best_of": best_of})
-    if best_of == 1:
-        assert answer[0] == 200
-    else:
-        check_error(answer, 400, "unsupported_parameter", "best_of")
+@pytest.mark.parametrize("wrong", [{"n": 2, "best_of": 1}, {"best_of": 2, "stream": True}, {"best_of": 17}])
+def test_best_of_is_at_least_n_and_not_streamed(running: Any, wrong: dict[str, Any]) -> None:
+    check_error(send(running, "POST", "/v1/completions", {"prompt": "a", **wrong}), 400, "invalid_value", "best_of")
 
 
 @pytest.mark.parametrize("path", ["/", "/v2", "/v1/chat", "/v1/embeddings", "/v1//models", "/%00", "/v1/models/../x"])

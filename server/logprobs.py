@@ -1,0 +1,117 @@
+"""Log probabilities of tokens in OpenAI's words, which differ between chats and completions."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from mistralrs_onnx.runtime.logprobs import TokenLogprobs
+
+JSON = dict[str, Any]
+LEAST = -9999.0  # JSON has no infinity; as vLLM
+
+TokenBytes = Callable[[int], bytes]
+
+
+class LogprobsWriter(Protocol):
+    """Of one choice, told in parts: `take` gives what was added since the last time."""
+
+    def add_prompt(self, text: str, token_ids: Sequence[int], scores: Sequence[TokenLogprobs | None]) -> None:
+        """Of a prompt that is repeated as `text`; nothing is known of its first token."""
+
+    def add(self, scores: Sequence[TokenLogprobs]) -> None: ...
+    def take(self) -> JSON: ...
+
+
+class ChatLogprobs:
+    """{"content": [{"token", "bytes", "logprob", "top_logprobs"}, ...]}"""
+
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        self._bytes = token_bytes
+        self._content: list[JSON] = []
+
+    def add_prompt(self, text: str, token_ids: Sequence[int], scores: Sequence[TokenLogprobs | None]) -> None:
+        raise NotImplementedError("chats repeat no prompts")
+
+    def add(self, scores: Sequence[TokenLogprobs]) -> None:
+        for token_id, logprob, top in scores:
+            alternatives = [self._entry(*each) for each in top]
+            self._content.append({**self._entry(token_id, logprob), "top_logprobs": alternatives})
+
+    def take(self) -> JSON:
+        content, self._content = self._content, []
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token_id: int, logprob: float) -> JSON:
+        data = self._bytes(token_id)
+        return {"token": spelled(data), "logprob": max(logprob, LEAST), "bytes": list(data)}
+
+
+class TextLogprobs:
+    """{"tokens": [...], "token_logprobs": [...], "top_logprobs": [{token: logprob, ...}, ...], "text_offset": [...]}
+
+    Alternatives include the token itself. An offset counts the characters that earlier tokens finished.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, special_ids: frozenset[int]) -> None:
+        self._bytes = token_bytes
+        self._special_ids = special_ids
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+        self._told = _nothing()
+
+    def add_prompt(self, text: str, token_ids: Sequence[int], scores: Sequence[TokenLogprobs | None]) -> None:
+        for token_id, score in zip(token_ids, scores, strict=True):
+            self._add(token_id, score)
+            data = self._bytes(token_id)
+            if token_id in self._special_ids:  # those that the tokenizer put around a text are not part of it
+                name = data.decode(errors="replace")
+                self._offset += len(name) if text.startswith(name, self._offset) else 0
+            else:
+                is_bare = self._offset == 0 and data.startswith(b" ") and not text.startswith(" ")
+                self._move(data[1:] if is_bare else data)  # some tokenizers put a space before a text
+        self._offset = len(text)
+        self._decoder.reset()
+
+    def add(self, scores: Sequence[TokenLogprobs]) -> None:
+        for score in scores:
+            self._add(score.token_id, score)
+            if score.token_id not in self._special_ids:
+                self._move(self._bytes(score.token_id))
+
+    def take(self) -> JSON:
+        told, self._told = self._told, _nothing()
+        return told
+
+    def _add(self, token_id: int, score: TokenLogprobs | None) -> None:
+        self._told["tokens"].append(spelled(self._bytes(token_id)))
+        self._told["text_offset"].append(self._offset)
+        self._told["token_logprobs"].append(None if score is None else max(score.logprob, LEAST))
+        self._told["top_logprobs"].append(None if score is None else self._alternatives(score))
+
+    def _alternatives(self, score: TokenLogprobs) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for token_id, logprob in (*score.top, (score.token_id, score.logprob)):
+            found.setdefault(spelled(self._bytes(token_id)), max(logprob, LEAST))
+        return found
+
+    def _move(self, data: bytes) -> None:
+        self._offset += len(self._decoder.decode(data))
+
+
+def _nothing() -> JSON:
+    return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+
+
+def spelled(data: bytes) -> str:
+    """As OpenAI spells tokens that are no whole characters: bytes:\\xe2\\x80"""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def mean_logprob(scores: Sequence[TokenLogprobs]) -> float:
+    """Of the tokens of an answer; that without any is the worst."""
+    return sum(max(score.logprob, LEAST) for score in scores) / len(scores) if scores else LEAST
