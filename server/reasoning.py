@@ -15,6 +15,7 @@ class Tags(NamedTuple):
 
 THINK = Tags("<think>", "</think>")
 BRACKETS = Tags("[THINK]", "[/THINK]")
+CHANNELS = Tags("<|channel|>", "<|message|>")  # around the names of channels: see Harmony
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,9 @@ def overlap(text: str, tag: str) -> int:
 
 def detect(template: str | None) -> Tags | None:
     """The tags that a chat template shows to its model, if any."""
-    return next((tags for tags in (THINK, BRACKETS) if template is not None and tags.opening in template), None)
+    return next(
+        (tags for tags in (THINK, BRACKETS, CHANNELS) if template is not None and tags.opening in template), None
+    )
 
 
 def is_open(prompt: str, tags: Tags) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .reasoning import Reasoning, Tags
+from .harmony import Harmony
+from .reasoning import CHANNELS, Reasoning, Tags
 from .tool_calls.events import Arguments, CallStart, Content, Event
 from .tool_calls.formats import Format
 
@@ -27,7 +28,7 @@ class Reply:
     """One answer, read as it comes: deltas for each piece of text, then those of `finish`."""
 
     def __init__(self, reading: Reading) -> None:
-        self._reasoning = Reasoning(reading.tags, is_open=reading.is_thinking) if reading.tags else None
+        self._reasoning = _splitter(reading)
         self._parser = reading.format.make_parser() if reading.format else None
         self._most_calls = None if reading.parallel else 1
         self._has_called = False
@@ -72,6 +73,12 @@ class Reply:
 
     def _is_wanted(self, index: int) -> bool:
         return self._most_calls is None or index < self._most_calls
+
+
+def _splitter(reading: Reading) -> Reasoning | Harmony | None:
+    if reading.tags == CHANNELS:
+        return Harmony()
+    return Reasoning(reading.tags, is_open=reading.is_thinking) if reading.tags else None
 
 
 def _thoughts(text: str) -> list[JSON]:

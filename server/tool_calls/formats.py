@@ -9,16 +9,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .json_scanner import SPACE
-from .parser import NAME, NAME_LETTERS, Parser, Steps
+from .parser import Parser, Steps
 
 LETTERS = string.ascii_letters + string.digits
+HARMONY_START = "<|channel|>commentary to=functions."
 ID_LETTERS = re.compile("[A-Za-z0-9_-]*")
+
+
+def beginning(text: str) -> str:
+    """A regular expression for the text or, where there is no more, its beginning."""
+    pattern = ""
+    for letter in reversed(text[1:]):
+        pattern = rf"(?:\Z|{re.escape(letter)}{pattern})"
+    return re.escape(text[0]) + pattern
+
+
+JSON_BEGINNING = r"""\[(?=\s*(?:\Z|\{))|\{(?=\s*(?:\Z|"(?:\Z|[apnit])))"""
 
 
 class Hermes(Parser):
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>`: Hermes, Qwen 2.5 and 3; an array of them: SmolLM2."""
 
-    opening = re.compile("<")
+    opening = re.compile(beginning("<tool_call>"))
 
     def _calls(self) -> Steps[None]:
         if not (yield from self._literal("<tool_call>")):
@@ -35,7 +47,7 @@ class Hermes(Parser):
 class PlainJson(Parser):
     """An object, or an array of objects, with `name` and `arguments` or `parameters`, anywhere in the text."""
 
-    opening = re.compile(r"[\[{]")
+    opening = re.compile(JSON_BEGINNING)
     needs_arguments = True
 
     def _calls(self) -> Steps[None]:
@@ -48,7 +60,7 @@ class PlainJson(Parser):
 class Llama3(PlainJson):
     """`{"name": ..., "parameters": {...}}`, also behind `<|python_tag|>`, several with `;` between them."""
 
-    opening = re.compile(r"[<\[{]")
+    opening = re.compile(f"{beginning('<|python_tag|>')}|{JSON_BEGINNING}")
 
     def _calls(self) -> Steps[None]:
         if (yield from self._peek()) == "<":
@@ -64,7 +76,7 @@ class Mistral(Parser):
     The model's own id of a call (`[CALL_ID]...` before `[ARGS]`) is left out.
     """
 
-    opening = re.compile(r"\[")
+    opening = re.compile(beginning("[TOOL_CALLS]"))
 
     def _calls(self) -> Steps[None]:
         if not (yield from self._literal("[TOOL_CALLS]")):
@@ -79,10 +91,8 @@ class Mistral(Parser):
             yield from self._named()
 
     def _named(self) -> Steps[None]:
-        start = self._at - self._mark  # the text before the mark may be let go meanwhile
-        yield from self._skip(NAME_LETTERS)
-        name = self._text[self._mark + start : self._at]
-        if not NAME.fullmatch(name):
+        name = yield from self._name()
+        if name is None:
             return
         while (yield from self._peek()) == "[":
             self._at += 1
@@ -91,6 +101,22 @@ class Mistral(Parser):
                 return
             if is_id:
                 yield from self._skip(ID_LETTERS)
+        yield from self._skip(SPACE)
+        if (yield from self._peek()) == "{":
+            yield from self._arguments(name)
+
+
+class HarmonyCalls(Parser):
+    """`<|channel|>commentary to=functions.name<|message|>{...}`: gpt-oss, as Harmony leaves it."""
+
+    opening = re.compile(beginning(HARMONY_START))
+
+    def _calls(self) -> Steps[None]:
+        if not (yield from self._literal(HARMONY_START)):
+            return
+        name = yield from self._name()
+        if name is None or not (yield from self._literal("<|message|>")):
+            return
         yield from self._skip(SPACE)
         if (yield from self._peek()) == "{":
             yield from self._arguments(name)
@@ -121,8 +147,9 @@ HERMES = Format("hermes", Hermes, _long_id)
 LLAMA3 = Format("llama3", Llama3, _long_id)
 MISTRAL = Format("mistral", Mistral, _short_id)
 MISTRAL_NAMED = Format("mistral_named", Mistral, _short_id)
+HARMONY = Format("harmony", HarmonyCalls, _long_id)
 PLAIN_JSON = Format("json", PlainJson, _long_id)
-FORMATS = (HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, PLAIN_JSON)
+FORMATS = (HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, HARMONY, PLAIN_JSON)
 
 
 def detect(template: str | None) -> Format:
@@ -130,6 +157,8 @@ def detect(template: str | None) -> Format:
     template = template or ""
     if "[TOOL_CALLS]" in template:
         return MISTRAL_NAMED if "[ARGS]" in template else MISTRAL
+    if "<|channel|>" in template and "<|message|>" in template:
+        return HARMONY
     if "<tool_call>" in template:
         return HERMES
     if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters": ' in template):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from mistralrs_onnx.runtime.grammar.lark import literal, quoted_regex
-from mistralrs_onnx.server.reasoning import Tags
+from mistralrs_onnx.server.reasoning import CHANNELS, Tags
 
-from .formats import HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, PLAIN_JSON, Format
+from .formats import HARMONY, HARMONY_START, HERMES, LLAMA3, MISTRAL, MISTRAL_NAMED, PLAIN_JSON, Format
 from .tools import Choice, Tool
 
 X_GUIDANCE = "x-guidance"  # llguidance's options in a schema: ours, never those of a request
@@ -33,6 +33,7 @@ LAYOUTS: Mapping[str, Layout] = {
     LLAMA3.name: Layout("", '{"name": "NAME", "parameters": ', "}", "; ", ""),
     MISTRAL.name: Layout("[TOOL_CALLS][", OBJECT, "}", ", ", "]"),
     MISTRAL_NAMED.name: Layout("[TOOL_CALLS]", "NAME[ARGS]", "", "[TOOL_CALLS]", ""),
+    HARMONY.name: Layout(HARMONY_START, "NAME<|message|>", "", HARMONY_START, ""),
     PLAIN_JSON.name: Layout("[", OBJECT, "}", ", ", "]"),
 }
 
@@ -48,9 +49,10 @@ def tool_grammar(
 ) -> str:
     """Lark, as llguidance reads it, of one call or, if `parallel`, of one or more, with arguments that fit the schema.
 
-    `thoughts`: the model may think first, between these tags; with `is_open` it already does. Marks are written as
+    `thoughts`: the model may think first, between these tags (not in channels); with `is_open` it already does. Marks are written as
     text, never as special tokens.
     """
+    thoughts = None if thoughts == CHANNELS else thoughts
     chosen = [tool for tool in tools if choice.name in (None, tool.name)]
     layout = LAYOUTS[format_.name]
     calls = _sequence([literal(layout.start), "call", f"({literal(layout.between)} call)*" if parallel else ""])

@@ -44,7 +44,7 @@ class Parser(ABC):
     content again. White space alone before, between and after calls is dropped.
     """
 
-    opening: ClassVar[re.Pattern[str]]  # of one character, where calls may begin
+    opening: ClassVar[re.Pattern[str]]  # matches where a call may begin, also if its text goes no further yet
     needs_arguments: ClassVar[bool] = False  # else a call without any has {}
 
     def __init__(self, make_id: Callable[[], str]) -> None:
@@ -144,6 +144,13 @@ class Parser(ABC):
             return None
         text = yield from self._whole_json()
         return None if text is None else str(json.loads(text))
+
+    def _name(self) -> Steps[str | None]:
+        """The name of a function that stands without quotes."""
+        start = self._at - self._mark  # text before the mark may be let go meanwhile
+        yield from self._skip(NAME_LETTERS)
+        name = self._text[self._mark + start : self._at]
+        return name if NAME.fullmatch(name) else None
 
     def _objects(self, separators: str) -> Steps[bool]:
         """Calls as JSON objects with one of these characters between them; whether there was one."""

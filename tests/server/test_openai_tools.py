@@ -128,6 +128,26 @@ def test_without_tools_there_are_no_calls(hermes: Any, options: Any) -> None:
     assert hermes.model.chats[-1].tools is None
 
 
+HARMONY_ANSWER = (
+    "<|channel|>analysis<|message|>Hm, the assistant."
+    "assistant<|channel|>analysis<|message|>So.assistant<|channel|>commentary<|message|>Let me see."
+    'assistant<|channel|>commentary to=functions.weather json<|message|>{"city": "Oslo"}'
+    "assistant to=functions.time<|channel|>commentary json<|message|>{}"
+    "assistant to=python<|channel|>analysis<|message|>1 + 1assistant<|channel|>fin"
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_channels_of_gpt_oss(serve: Any, parrot_model: Any, stream: bool) -> None:
+    running = serve(parrot_model(template_source="<|channel|><|message|>"))
+    thoughts = "Hm, the assistant.\nSo.\n1 + 1"
+    answer = Answer("Let me see.", thoughts, [WEATHER, TIME], "tool_calls")
+    assert ask(running, HARMONY_ANSWER, stream=stream) == answer
+    final = "<|channel|>analysis<|message|>Hmassistant<|channel|>final<|message|>I assist"
+    assert ask(running, final, stream=stream) == Answer("I assist", "Hm", [], "stop")
+    assert ask(running, "No channel, assistant", stream=stream) == Answer("No channel, assistant", None, [], "stop")
+
+
 def test_arguments_come_in_pieces(hermes: Any) -> None:
     messages: list[Any] = [{"role": "user", "content": OSLO}]
     chunks = list(

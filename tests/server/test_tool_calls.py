@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mistralrs_onnx.server.tool_calls.events import Arguments, CallEnd, CallStart, Content, Event
 from mistralrs_onnx.server.tool_calls.formats import (
     FORMATS,
+    HARMONY,
     HERMES,
     LLAMA3,
     MISTRAL,
@@ -76,6 +77,7 @@ CALLS = [
     (MISTRAL, f"Well [TOOL_CALLS]{F}", "Well ", [F_CALL]),
     (MISTRAL_NAMED, '[TOOL_CALLS]f[ARGS]{"a": 1}', "", [("f", '{"a": 1}')]),
     (MISTRAL_NAMED, "[TOOL_CALLS]f[CALL_ID]abc[ARGS]{}[TOOL_CALLS]g{}", "", [("f", "{}"), G_CALL]),
+    (HARMONY, 'Well.<|channel|>commentary to=functions.f<|message|>{"a": 1}', "Well.", [("f", '{"a": 1}')]),
     (PLAIN_JSON, f"[{F},\n {G}]", "", [F_CALL, G_CALL]),
     (PLAIN_JSON, f"```json\n{F}\n```", "```json\n\n```", [F_CALL]),
     # Names are not compared with the tools there are, as in vLLM.
@@ -116,6 +118,7 @@ CONTENT = [
     (MISTRAL_NAMED, "[TOOL_CALLS]f[ARGS]nothing"),
     (MISTRAL_NAMED, "[TOOL_CALLS]f[ARG]{}"),
     (MISTRAL_NAMED, "[TOOL_CALLS]ü{}"),
+    (HARMONY, "<|channel|>commentary to=functions.f<|message|>(1)"),
 ]
 
 
@@ -136,6 +139,7 @@ def test_events_come_in_order_and_as_soon_as_they_can() -> None:
 
 SNIPPETS = [
     *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", F, G, "[", "]", "{", "}"),
+    *("<|channel|>commentary to=functions.", "<|message|>"),
     *('{"name": "f", ', '"arguments": ', '"', "\\", "\\u00", ", ", ";", ":", "f", "12", "1.", "true", "ü🦜", "\n", " "),
 ]
 
@@ -152,7 +156,9 @@ def test_pieces_of_any_size_give_the_same(format_: Format, text: str, data: st.D
 
 
 MARKUP = re.compile(
-    r"""(?: \s | </?tool_call> | <\|python_tag\|> | \[TOOL_CALLS\]\s*[\w.]*(?:\[CALL_ID\]\w*|\[ARGS\])*
+    r"""(?: \s | </?tool_call>
+    | <\|channel\|>commentary[ ]to=functions\.[\w.]*<\|message\|>
+    | <\|python_tag\|> | \[TOOL_CALLS\]\s*[\w.]*(?:\[CALL_ID\]\w*|\[ARGS\])*
     | [\[\]{},;:] | "name": | "[fg]" | "arguments": | "parameters": )*""",
     re.VERBOSE,
 )
@@ -244,6 +250,7 @@ def test_the_scanner_takes_what_python_takes(text: str) -> None:
         ("return within <tool_call></tool_call>: <tool_call>\n{{ call | tojson }}\n</tool_call>", HERMES),
         ("{{ '<|start_header_id|>' }}{{ '<|python_tag|>' }}", LLAMA3),
         ('{{ \'<|start_header_id|>\' }}Respond as {"name": function name, "parameters": dictionary}', LLAMA3),
+        ("<|start|>assistant<|channel|>final<|message|>{{ content }}<|end|>", HARMONY),
         ("{{ '[TOOL_CALLS] [' }}{{ call | tojson }}", MISTRAL),
         ("{{ '[TOOL_CALLS]' + name + '[ARGS]' + arguments }}", MISTRAL_NAMED),
     ],

@@ -12,9 +12,9 @@ from grammar_walks import END, Walk, byte_tokenizer, compiler_of
 
 from mistralrs_onnx.runtime.grammar.compiler import Grammar, GrammarCompiler
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
-from mistralrs_onnx.server.reasoning import THINK, Reasoning
+from mistralrs_onnx.server.reasoning import CHANNELS, THINK, Reasoning
 from mistralrs_onnx.server.tool_calls.events import Arguments, CallStart, Content
-from mistralrs_onnx.server.tool_calls.formats import FORMATS, HERMES, Format
+from mistralrs_onnx.server.tool_calls.formats import FORMATS, HARMONY, HERMES, Format
 from mistralrs_onnx.server.tool_calls.grammar import tool_grammar
 from mistralrs_onnx.server.tool_calls.tools import Choice, as_tools
 
@@ -146,3 +146,7 @@ def test_deep_schemas_are_refused(depth: int, message: str) -> None:
         schema = {"properties": {"p": schema}}
     with pytest.raises(ValueError, match=message):
         as_tools([{"type": "function", "function": {"name": "f", "parameters": schema}}])
+
+
+def test_channels_are_no_tags_to_think_between() -> None:
+    assert tool_grammar(TOOLS, Choice(), HARMONY, thoughts=CHANNELS) == tool_grammar(TOOLS, Choice(), HARMONY)
