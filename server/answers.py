@@ -21,7 +21,7 @@ from .errors import error_body, internal_error
 from .jobs import JSON, Job, Prompt
 from .logprobs import mean_logprob
 from .model import Engine, Model
-from .replies import Reply, merged
+from .replies import Reading, Reply, merged
 from .streams import Bridge, Inbox
 
 logger = logging.getLogger(__name__)
@@ -127,20 +127,25 @@ class Tally:
 
 
 class Drawn:
-    """One answer, as it comes."""
+    """One answer, as it comes: it is read at once, which spreads the work."""
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, reading: Reading | None) -> None:
         self.prompt = prompt
         self.texts = [prompt.echo]
         self.logprobs: list[TokenLogprobs] = []
+        self.reply = None if reading is None else Reply(reading)
+        self.deltas: list[JSON] = []
 
     def add(self, output: Output) -> None:
-        self.texts.append(output.text)
         self.logprobs += output.logprobs
+        if self.reply is None:
+            self.texts.append(output.text)
+        else:
+            self.deltas += self.reply.feed(output.text)
 
 
 async def whole(job: Job, running: Running, head: JSON) -> JSON:
-    drawn = [Drawn(prompt) for prompt, _ in job.answers()]
+    drawn = [Drawn(prompt, job.reading) for prompt, _ in job.answers()]
     tally = Tally(job)
     while tally.num_unfinished:
         outputs = await received(job, running.inbox)
@@ -165,18 +170,18 @@ def best(job: Job, drawn: Sequence[Drawn]) -> Iterator[int]:
 
 
 def whole_choice(job: Job, index: int, drawn: Drawn, finish_reason: str, scores: PromptScores) -> JSON:
-    text, logprobs = "".join(drawn.texts), None
+    logprobs = None
     if job.writer is not None:
         writer = job.writer()
         if scores is not None:
             writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, scores)
         writer.add(drawn.logprobs)
         logprobs = writer.take()
-    if job.reading is None:
+    if drawn.reply is None:
+        text = "".join(drawn.texts)
         return {**job.shape.choice(index, text, finish_reason), "logprobs": logprobs}
-    reply = Reply(job.reading)
-    message = merged(reply.feed(text) + reply.finish())
-    choice = job.shape.choice(index, "", reply.finish_reason(finish_reason))
+    message = merged(drawn.deltas + drawn.reply.finish())
+    choice = job.shape.choice(index, "", drawn.reply.finish_reason(finish_reason))
     return {**choice, "message": {**choice["message"], **message}, "logprobs": logprobs}
 
 

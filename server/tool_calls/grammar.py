@@ -49,8 +49,8 @@ def tool_grammar(
 ) -> str:
     """Lark, as llguidance reads it, of one call or, if `parallel`, of one or more, with arguments that fit the schema.
 
-    `thoughts`: the model may think first, between these tags (not in channels); with `is_open` it already does. Marks are written as
-    text, never as special tokens.
+    `thoughts`: the model may think first, between these tags (not in channels); with `is_open` it already does.
+    Marks are written as text, never as special tokens.
     """
     thoughts = None if thoughts == CHANNELS else thoughts
     chosen = [tool for tool in tools if choice.name in (None, tool.name)]
