@@ -8,10 +8,8 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tokenizers import Tokenizer
 
 from .adapters import Adapter
@@ -19,13 +17,14 @@ from .answers import Answer, Output, Sink
 from .choosing import Choosing, Owners
 from .core import FinishReason, Logits, Runner
 from .detokenizer import Vocabulary
+from .engine_options import EngineOptions, EngineStats, checked_prompt, limits_of
 from .errors import RequestError
 from .logprobs import TokenLogprobs
-from .request import Request, Tokens, Usage
+from .request import Request, Usage
 from .resolve import resolved
 from .sampler import Sampler, failure
 from .sampling import SamplingParams
-from .scheduler import Limits, Scheduled, Scheduler
+from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
 
 __all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
@@ -35,39 +34,6 @@ if TYPE_CHECKING:
     from .grammar.masks import MaskWorker
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes; None is no bound here, and half of
-    the free memory in `mistralrs_onnx.model.load`.
-    """
-
-    max_seqs: int = 16
-    max_model_len: int | None = None
-    prefill_chunk: int = 512
-    max_queue: int = 512  # requests that wait beside those that run
-    kv_mem: int | None = None
-    prefix_cache: bool = True
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Now, and counted since the start."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_bytes: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    prefix_query_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    draft_tokens: int = 0  # guessed
-    accepted_tokens: int = 0  # of them, those that were drawn
-    run_seconds: float = 0.0  # inside Runner.run
-    other_seconds: float = 0.0  # the rest of the steps
 
 
 class Engine:
@@ -84,7 +50,7 @@ class Engine:
         mask_worker: MaskWorker | None = None,
     ) -> None:
         """`mask_worker`: for requests with grammars. Raises ValueError for options that contradict each other."""
-        limits = _limits(runner, context_length, options)
+        limits = limits_of(runner, context_length, options)
         self._max_model_len = limits.max_model_len
         self._max_live = options.max_seqs + options.max_queue
         self._runner = runner
@@ -145,7 +111,7 @@ class Engine:
         read once for both. `grammar`: what the output keeps to. `prompt_logprobs`: how many alternatives to note with
         each token of the prompt, in `Request.prompt_logprobs`. Raises RequestError 400, 429 or 503.
         """
-        prompt = _checked_prompt(prompt_ids, self._runner.vocab_size)
+        prompt = checked_prompt(prompt_ids, self._runner.vocab_size)
         params = resolved(params, self._tokenizer, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
         matcher = None if grammar is None else grammar.matcher()
@@ -363,25 +329,3 @@ class Engine:
 
 def _internal_error(message: str) -> RequestError:
     return RequestError(f"{message}: the log of the server says more", status=500, code="internal_error")
-
-
-def _limits(runner: Runner, context_length: int, options: EngineOptions) -> Limits:
-    longest = min(context_length, runner.capacity)
-    max_model_len = longest if options.max_model_len is None else options.max_model_len
-    if max_model_len > context_length:
-        raise ValueError(f"max_model_len {max_model_len} exceeds the model's context of {context_length}: lower it")
-    if options.max_queue < 0:
-        raise ValueError(f"max_queue must be at least 0, got {options.max_queue}")
-    return Limits(options.max_seqs, max_model_len, options.prefill_chunk, options.kv_mem, options.prefix_cache)
-
-
-def _checked_prompt(prompt_ids: Sequence[int], vocab_size: int) -> Tokens:
-    prompt = np.array(prompt_ids)
-    if not len(prompt):
-        raise RequestError("the prompt is empty: give at least one token", code="empty_prompt")
-    if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
-        raise RequestError(f"a prompt is a list of token ids, got {prompt.ndim} dimensions of {prompt.dtype}")
-    low, high = int(prompt.min()), int(prompt.max())
-    if low < 0 or high >= vocab_size:
-        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}")
-    return prompt.astype(np.int64)

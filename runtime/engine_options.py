@@ -1,0 +1,70 @@
+"""How an engine runs, what it tells of itself, and which prompts it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .core import Runner
+from .errors import RequestError
+from .request import Tokens
+from .scheduler import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes; None is no bound here, and half of
+    the free memory in `mistralrs_onnx.model.load`.
+    """
+
+    max_seqs: int = 16
+    max_model_len: int | None = None
+    prefill_chunk: int = 512
+    max_queue: int = 512  # requests that wait beside those that run
+    kv_mem: int | None = None
+    prefix_cache: bool = True
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Now, and counted since the start."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_bytes: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_query_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    preemptions: int = 0
+    steps: int = 0
+    draft_tokens: int = 0  # guessed
+    accepted_tokens: int = 0  # of them, those that were drawn
+    run_seconds: float = 0.0  # inside Runner.run
+    other_seconds: float = 0.0  # the rest of the steps
+
+
+def limits_of(runner: Runner, context_length: int, options: EngineOptions) -> Limits:
+    """Raises ValueError for options that contradict the model or each other."""
+    longest = min(context_length, runner.capacity)
+    max_model_len = longest if options.max_model_len is None else options.max_model_len
+    if max_model_len > context_length:
+        raise ValueError(f"max_model_len {max_model_len} exceeds the model's context of {context_length}: lower it")
+    if options.max_queue < 0:
+        raise ValueError(f"max_queue must be at least 0, got {options.max_queue}")
+    return Limits(options.max_seqs, max_model_len, options.prefill_chunk, options.kv_mem, options.prefix_cache)
+
+
+def checked_prompt(prompt_ids: Sequence[int], vocab_size: int) -> Tokens:
+    """Raises RequestError unless it is a list of tokens of the vocabulary."""
+    prompt = np.array(prompt_ids)
+    if not len(prompt):
+        raise RequestError("the prompt is empty: give at least one token", code="empty_prompt")
+    if prompt.ndim != 1 or prompt.dtype.kind not in "iu":
+        raise RequestError(f"a prompt is a list of token ids, got {prompt.ndim} dimensions of {prompt.dtype}")
+    low, high = int(prompt.min()), int(prompt.max())
+    if low < 0 or high >= vocab_size:
+        raise RequestError(f"token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}")
+    return prompt.astype(np.int64)
