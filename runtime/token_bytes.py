@@ -8,13 +8,14 @@ from tokenizers import Tokenizer
 
 from .detokenizer import MARKS
 from .errors import RequestError
-from .grammar.vocabulary import byte_reader
+from .grammar.vocabulary import SPACE, byte_reader
 
 
 class TokenBytes:
     """Call it with a token's id; an id that the tokenizer does not know has no bytes.
 
-    `special_ids`: of tokens that have a name, and are no part of an output's text.
+    `special_ids`: of tokens that have a name, and are no part of an output's text. `strips_space`: text does not begin
+    with the space that its first token has.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -23,6 +24,7 @@ class TokenBytes:
         self._added = {i: token.content.encode() for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special and token.content not in MARKS)
         decoder = tokenizer.decoder
+        self.strips_space = decoder is not None and decoder.decode([f"{SPACE}a"]) == "a"
         layout = {"decoder": None if decoder is None else json.loads(decoder.__getstate__())}
         try:
             self._read = byte_reader(layout)

@@ -34,7 +34,7 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
         who,
         None if spec is None else model.grammar(spec),
         best_of=body.best_of or 0,
-        writer=partial(TextLogprobs, model.token_bytes, model.token_bytes.special_ids) if is_scored else None,
+        writer=partial(TextLogprobs, model.token_bytes) if is_scored else None,
         scores_prompt=is_scored and bool(body.echo),
         is_silent=is_silent,
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mistralrs_onnx.runtime.logprobs import TokenLogprobs
 
+from .model import TokenTexts
+
 JSON = dict[str, Any]
 LEAST = -9999.0  # JSON has no infinity; as vLLM
-
-TokenBytes = Callable[[int], bytes]
 
 
 class LogprobsWriter(Protocol):
@@ -27,7 +27,7 @@ class LogprobsWriter(Protocol):
 class ChatLogprobs:
     """{"content": [{"token", "bytes", "logprob", "top_logprobs"}, ...]}"""
 
-    def __init__(self, token_bytes: TokenBytes) -> None:
+    def __init__(self, token_bytes: TokenTexts) -> None:
         self._bytes = token_bytes
         self._content: list[JSON] = []
 
@@ -54,9 +54,10 @@ class TextLogprobs:
     Alternatives include the token itself. An offset counts the characters that earlier tokens finished.
     """
 
-    def __init__(self, token_bytes: TokenBytes, special_ids: frozenset[int]) -> None:
+    def __init__(self, token_bytes: TokenTexts) -> None:
         self._bytes = token_bytes
-        self._special_ids = special_ids
+        self._special_ids = token_bytes.special_ids
+        self._is_bare = token_bytes.strips_space  # the first token of the output
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
         self._told = _nothing()
@@ -78,7 +79,9 @@ class TextLogprobs:
         for score in scores:
             self._add(score.token_id, score)
             if score.token_id not in self._special_ids:
-                self._move(self._bytes(score.token_id))
+                data = self._bytes(score.token_id)
+                self._move(data.removeprefix(b" ") if self._is_bare else data)
+                self._is_bare = False
 
     def take(self) -> JSON:
         told, self._told = self._told, _nothing()

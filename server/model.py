@@ -43,7 +43,9 @@ class TokenTexts(Protocol):
     """What single tokens write, which may be part of a character only."""
 
     @property
-    def special_ids(self) -> frozenset[int]: ...
+    def special_ids(self) -> frozenset[int]: ...  # no part of an output's text
+    @property
+    def strips_space(self) -> bool: ...  # text does not begin with the space of its first token
     def __call__(self, token_id: int) -> bytes: ...
 
 

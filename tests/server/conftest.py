@@ -136,6 +136,7 @@ class Parrot:
 
 class Letters:
     special_ids: frozenset[int] = frozenset()
+    strips_space = False
 
     def __call__(self, token_id: int) -> bytes:
         return chr(token_id).encode()
