@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-PromptScores = Sequence[TokenLogprobs | None] | None
 
 
 class Running(NamedTuple):
@@ -152,11 +151,16 @@ async def whole(job: Job, running: Running, head: JSON) -> JSON:
         tally.add(outputs)
         for index, output in outputs:
             drawn[index].add(output)
-    choices: list[JSON] = []
-    for place in best(job, drawn):
-        scores = running.requests[place].prompt_logprobs if job.scores_prompt else None
-        choices.append(whole_choice(job, len(choices), drawn[place], tally.finish_reasons[place], scores))
-    return {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage()}
+
+    def choices() -> list[JSON]:
+        return [
+            whole_choice(job, index, drawn[place], tally.finish_reasons[place], running.requests[place])
+            for index, place in enumerate(best(job, drawn))
+        ]
+
+    # Long prompts have many scores: writing them must not hold up other requests.
+    told = await asyncio.to_thread(choices) if job.scores_prompt else choices()
+    return {**head, "object": job.shape.object, "choices": told, "usage": tally.usage()}
 
 
 def best(job: Job, drawn: Sequence[Drawn]) -> Iterator[int]:
@@ -169,12 +173,12 @@ def best(job: Job, drawn: Sequence[Drawn]) -> Iterator[int]:
             yield from sorted(places, key=lambda place: -mean_logprob(drawn[place].logprobs))[: job.n]
 
 
-def whole_choice(job: Job, index: int, drawn: Drawn, finish_reason: str, scores: PromptScores) -> JSON:
+def whole_choice(job: Job, index: int, drawn: Drawn, finish_reason: str, request: Any) -> JSON:
     logprobs = None
     if job.writer is not None:
         writer = job.writer()
-        if scores is not None:
-            writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, scores)
+        if job.scores_prompt:
+            writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, request.prompt_logprobs)
         writer.add(drawn.logprobs)
         logprobs = writer.take()
     if drawn.reply is None:

@@ -21,6 +21,7 @@ from mistralrs_onnx.speculate import SpeculateOptions
 from mistralrs_onnx.tools.adapter_options import Found, adapted
 from mistralrs_onnx.tools.options import chosen, run_options
 from mistralrs_onnx.tools.params import Size
+from mistralrs_onnx.tools.speculate_options import speculate_note
 
 
 @click.command()
@@ -54,6 +55,12 @@ def test_every_option_about_guesses_is_read(tmp_path: Path) -> None:
     assert gathered("--prompt-lookup", "--gamma", "3") == repr(LoadOptions(speculate=SpeculateOptions("lookup", 3)))
     draft = LoadOptions(speculate=SpeculateOptions(tmp_path, 5))
     assert gathered("--draft", str(tmp_path), "--gamma", "5") == repr(draft)
+
+
+def test_who_guesses_in_a_few_words() -> None:
+    assert speculate_note(None) == ""
+    assert speculate_note(SpeculateOptions("lookup")) == "prompt lookup"
+    assert speculate_note(SpeculateOptions(Path("packages/small"))) == "draft small"
 
 
 @pytest.mark.parametrize(
