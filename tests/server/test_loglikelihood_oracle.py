@@ -134,5 +134,5 @@ def test_int8_activations_change_them_little(expected: list[Likelihood], smollm2
     with served(smollm2.path) as (client, model):
         got = ask(client, items(model))
     differences = [abs(a.total - b.total) for a, b in zip(got, expected, strict=True)]
-    assert np.mean(differences) < 0.2  # 0.1 nats were seen, of totals of 1 to 20
+    assert np.mean(differences) < 0.2  # nats; 0.1 were seen, 0.35 at most
     assert accuracy(got) == accuracy(expected)
