@@ -118,7 +118,7 @@ def alone(recorded: Recorded) -> list[list[int]]:
     "options",
     [
         EngineOptions(),
-        EngineOptions(prefill_chunk=33),
+        pytest.param(EngineOptions(prefill_chunk=33), marks=pytest.mark.full),
         EngineOptions(max_seqs=5, prefix_cache=False),
     ],
     ids=["together", "small chunks", "five at a time, no prefix cache"],
@@ -132,6 +132,7 @@ def test_requests_in_company_are_as_alone_bit_for_bit(
     engine.close()
 
 
+@pytest.mark.full  # rows that are read again are tested in tests/runtime
 def test_preempted_requests_are_as_alone_bit_for_bit(recorded: Recorded, alone: list[list[int]]) -> None:
     options = EngineOptions(kv_mem=1024 * 46080 * 11 // 10)
     engine, runner = recorded(options)

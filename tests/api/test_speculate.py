@@ -54,7 +54,7 @@ def random_draft(smollm2: Package, tmp_path_factory: pytest.TempPathFactory) -> 
     return compile_folder(base, folder / "package", CompileOptions(reading=reading))
 
 
-@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("adaptive", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_its_own_text(smollm2: Package, plain: list[list[int]], adaptive: bool) -> None:
     speculate = SpeculateOptions("lookup", gamma=8, adaptive=adaptive)
     with load(smollm2.path, LoadOptions(engine=LIMITS, speculate=speculate)) as model:
@@ -70,6 +70,7 @@ def test_the_model_itself(smollm2: Package, plain: list[list[int]]) -> None:
         assert stats.accepted_tokens > 0.6 * stats.draft_tokens  # all where greedy, most where sampled
 
 
+@pytest.mark.full
 def test_noise(smollm2: Package, random_draft: Path, plain: list[list[int]]) -> None:
     speculate = SpeculateOptions(random_draft, gamma=3, adaptive=False)
     with load(smollm2.path, LoadOptions(engine=LIMITS, speculate=speculate)) as model:

@@ -70,7 +70,7 @@ def test_peak_memory_is_bounded_and_does_not_grow(smollm2_gguf: Path, tiny_llama
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("isq", ["Q4_K", "int4-64"])
+@pytest.mark.parametrize("isq", ["int4-64", pytest.param("Q4_K", marks=pytest.mark.full)])
 def test_quantizing_holds_pieces_and_not_a_matrix(isq: str, smollm2_gguf: Path, tmp_path: Path) -> None:
     plain = peak_memory(smollm2_gguf, tmp_path / "plain")
     quantized = peak_memory(smollm2_gguf, tmp_path / "quantized", isq)

@@ -64,7 +64,8 @@ def test_csv_has_the_same_columns_as_json(package: Path) -> None:
     result = bench(package, *options, "-o", "csv")
     assert result.exit_code == 0, result.output
     [record] = csv.DictReader(io.StringIO(result.stdout))
-    assert (record["test"], record["depth"], record["num_tokens"]) == ("tg3 @ d10", "10", "12")
+    assert (record["test"], record["depth"]) == ("tg3 @ d10", "10")
+    assert 6 <= int(record["num_tokens"]) <= 12  # those that came while both requests ran
     assert (record["threads"], record["determinism"], record["repetitions"]) == ("1", "fast", "2")
 
 
