@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .core import Logits
 from .errors import RequestError
+from .grammar.masks import MaskJob, MaskWorker
+from .grammar.matcher import Masks
 from .logprobs import TokenLogprobs, prompt_logprobs
 from .request import Request
 from .sampler import Sampler
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
-
-if TYPE_CHECKING:
-    from .grammar.masks import MaskWorker
-    from .grammar.matcher import Masks
 
 MOST_FORCED = 32  # tokens that a grammar leaves no choice of, in a step
 
@@ -88,14 +86,15 @@ class Choosing:
 
     def begin(self, scheduled: Sequence[Scheduled]) -> None:
         """Before the graph runs: masks are computed meanwhile."""
-        from .grammar.masks import MaskJob
-
-        wanted = [item for item in scheduled if item.is_drawn and item.request.matcher is not None]
-        self._asked = [item.request for item in wanted]
-        if wanted:
+        jobs = {
+            item.request: MaskJob(item.request.matcher, item.draft)
+            for item in scheduled
+            if item.is_drawn and item.request.matcher is not None
+        }
+        self._asked = list(jobs)
+        if jobs:
             assert self._mask_worker is not None
-            jobs = [MaskJob(item.request.matcher, item.draft) for item in wanted if item.request.matcher is not None]
-            self._mask_worker.begin(jobs)
+            self._mask_worker.begin(list(jobs.values()))
 
     def finish(self, scheduled: Sequence[Scheduled], logits: Logits | None) -> None:
         """`logits`: of the rows that ran, in their order; None when the step failed."""

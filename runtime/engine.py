@@ -115,18 +115,25 @@ class Engine:
         params = resolved(params, self._tokenizer, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
         matcher = None if grammar is None else grammar.matcher()
-        is_long = self._is_long(max_len)
+        is_long, index = self._is_long(max_len), self._runner.tgt_non_granular_index
         seed = secrets.randbits(64) if params.seed is None else params.seed
         with self._wake:
             self._check_accepts()
-            request = Request(self._next_id, prompt, params, max_len, seed, cache_scope, is_long, adapter)
-            request.parent = parent if self._shares_prompts else None
-            request.matcher = matcher
-            if prompt_logprobs is not None:
-                request.num_prompt_logprobs, request.prompt_logprobs = prompt_logprobs, [None]
-            if self._runner.tgt_non_granular_index is not None:
-                request.last_granular = len(prompt) + self._runner.tgt_non_granular_index - 1
-            request.submitted_at = time.perf_counter()
+            request = Request(
+                self._next_id,
+                prompt,
+                params,
+                max_len,
+                seed,
+                cache_scope,
+                is_long,
+                adapter,
+                parent=parent if self._shares_prompts else None,
+                last_granular=None if index is None else len(prompt) + index - 1,
+                num_prompt_logprobs=prompt_logprobs,
+                matcher=matcher,
+                submitted_at=time.perf_counter(),
+            )
             self._next_id += 1
             self._live[request.id] = Answer(request, sink, self._vocabulary, self._eos_token_ids)
             self._arrived.append(request)

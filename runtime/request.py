@@ -46,7 +46,8 @@ class Request:
     token_ids: list[int] = field(init=False)  # the prompt, then the output
     num_prompt_logprobs: int | None = None  # alternatives told with each token of the prompt
     matcher: Matcher | None = None  # of the grammar that the output keeps to
-    prompt_logprobs: list[TokenLogprobs | None] | None = None  # None: not asked for; of the first token None
+    # None: not asked for; of the first token None.
+    prompt_logprobs: list[TokenLogprobs | None] | None = field(init=False, default=None)
     draft: Sequence[int] = ()  # guesses of what follows, for the next step
     mask: NDArray[np.int32] | None = None  # which tokens a grammar takes next, a bit each
     order: int = -1  # of arrival at the scheduler
