@@ -11,6 +11,7 @@ from .request import Request
 
 CHUNK = 512  # tokens of prompts that it reads in a step
 FEW = 32  # tokens that it reads and guesses on at once
+TIMED = 6  # tokens that are read to find out what a guess costs
 
 
 @dataclass(slots=True)
@@ -37,11 +38,11 @@ class DraftModel:
     """
 
     def __init__(self, runner: Runner, vocab_size: int) -> None:
-        self.seconds_per_token = 0.0
         self._runner = runner
         self._vocab_size = vocab_size
         self._seats: dict[int, _Seat] = {}
         self._free = list(range(runner.num_slots))[::-1]
+        self.seconds_per_token = self._timed()
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[list[int]]:
         guesses: list[list[int]] = [[] for _ in requests]
@@ -66,6 +67,16 @@ class DraftModel:
         if seat is not None:
             self._runner.free(seat.slot)
             self._free.append(seat.slot)
+
+    def _timed(self) -> float:
+        """Seconds of a guess, for one request."""
+        seconds = []
+        for start in range(min(TIMED, self._runner.capacity)):
+            begun = perf_counter()
+            self._runner.run([Row(0, start, [0], 1)])
+            seconds.append(perf_counter() - begun)
+        self._runner.free(0)
+        return min(seconds)
 
     def _fits(self, request: Request, length: int) -> bool:
         if len(request.token_ids) + length > self._runner.capacity:

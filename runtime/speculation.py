@@ -109,15 +109,16 @@ class Pace:
 
     def lengths(self, requests: Sequence[Request], seconds_per_token: float) -> list[int]:
         """For requests that decode together. A guess at depth d stands with chance rate ** d."""
+        if seconds_per_token and not self._sums[0]:
+            return [0] * len(requests)  # no step was timed, with which to compare it
         cost = self.each + seconds_per_token
         threshold = cost * len(requests) / (self.fixed + self.each * len(requests))
         return [self._length(self._luck.setdefault(request.id, _Luck()), threshold) for request in requests]
 
     def _length(self, luck: _Luck, threshold: float) -> int:
-        if threshold >= 1:
-            count = 0
-        else:
-            count = min(self.most, int(math.log(threshold) / math.log(luck.rate)))
+        if threshold >= 1:  # not even a guess that is sure to stand is worth its time
+            return 0
+        count = min(self.most, int(math.log(threshold) / math.log(luck.rate)))
         if count:
             return count
         luck.idle += 1
