@@ -26,6 +26,7 @@ from mistralrs_onnx.runtime.lanes import Lanes
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
 from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
+from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.runtime.sessions import make_session
 from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
 from mistralrs_onnx.runtime.token_bytes import TokenBytes
@@ -49,7 +50,8 @@ class LoadOptions:
     gives that up for chunks and drafts. `num_threads`: None takes every processor. `verify`: check sha256 sums.
     `generation_config`: "auto" samples as the package recommends what a request leaves unsaid. `adapters`: None runs
     the graph that takes none, which is a little faster. `tgt_non_granular_index`: of X-LoRA, which generated token's
-    scalings all later ones use; None gives each its own. `speculate`: guess several tokens at once.
+    scalings all later ones use; None gives each its own. `speculate`: guess several tokens at once. `repeat_last_n`:
+    how far back `repetition_penalty` looks in requests that do not say; None is 64 tokens.
     """
 
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -61,6 +63,7 @@ class LoadOptions:
     adapters: AdapterOptions | None = None
     tgt_non_granular_index: int | None = None
     speculate: SpeculateOptions | None = None
+    repeat_last_n: int | None = None
 
 
 class Model:
@@ -146,7 +149,7 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     Raises PackageError.
     """
     package = open_package(path, verify=options.verify)
-    defaults = read_defaults(package.path) if options.generation_config == "auto" else {}
+    defaults = _defaults(package, options)
     said = AdapterOptions() if adapters is not None and options.adapters is None else options.adapters
     options = replace(options, adapters=with_packaged(said, package))
     _check_xlora(package, options)
@@ -165,6 +168,17 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     engine.start()
     grammars = GrammarCompiler(tokenizer, package.manifest.vocab_size, package.manifest.eos_token_ids)
     return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters, grammars)
+
+
+def _defaults(package: Package, options: LoadOptions) -> Defaults:
+    """What requests get that do not say."""
+    recommended = read_defaults(package.path) if options.generation_config == "auto" else {}
+    if options.repeat_last_n is None:
+        return recommended
+    try:
+        return {**recommended, "repeat_last_n": SamplingParams(repeat_last_n=options.repeat_last_n).repeat_last_n}
+    except RequestError as error:
+        raise PackageError(str(error)) from error
 
 
 def _adapters(package: Package, options: LoadOptions, given: Adapters | None) -> Adapters | None:

@@ -16,7 +16,9 @@ from .scheduler import Limits
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """`max_model_len`: None for all that model and slots can hold. `kv_mem`: bytes; None is no bound here, and half of
-    the free memory in `mistralrs_onnx.model.load`.
+    the free memory in `mistralrs_onnx.model.load`. `prefix_cache_n`: the most finished conversations that are kept;
+    None is as many as there are free slots. `truncate_sequence`: prompts that are too long lose their beginning.
+    Without `kv_cache` each step computes the whole text of its requests anew.
     """
 
     max_seqs: int = 16
@@ -25,6 +27,9 @@ class EngineOptions:
     max_queue: int = 512  # requests that wait beside those that run
     kv_mem: int | None = None
     prefix_cache: bool = True
+    prefix_cache_n: int | None = None
+    truncate_sequence: bool = False
+    kv_cache: bool = True
 
 
 @dataclass(slots=True)

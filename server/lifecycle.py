@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from sanic import Sanic
 from sanic.server import AsyncioServer
@@ -28,12 +29,16 @@ FORCED = 130  # exit code of whoever asks twice
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where to listen (port 0: any free one), and how long running answers may take once asked to stop."""
+    """Where to listen (port 0: any free one), and how long running answers may take once asked to stop.
+
+    `log_file`: gets every request and every response.
+    """
 
     host: str = "127.0.0.1"
     port: int = 1234
     drain_timeout: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    log_file: Path | None = None
 
 
 class Server:
