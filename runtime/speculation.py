@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 NGRAMS = (4, 3, 2)  # tokens that must have come before, the longest first
 MAX_DRAFT = 16
 PROBE_EVERY = 32  # steps without a draft after which one token is tried
+TOO_DEAR = 0.75  # of a step that draws a token: what a guess may cost, checked, to be tried
 
 
 class Drafter(Protocol):
@@ -116,7 +117,7 @@ class Pace:
         return [self._length(self._luck.setdefault(request.id, _Luck()), threshold) for request in requests]
 
     def _length(self, luck: _Luck, threshold: float) -> int:
-        if threshold >= 1:  # not even a guess that is sure to stand is worth its time
+        if threshold >= TOO_DEAR:  # even guesses that always stand would bring next to nothing
             return 0
         count = min(self.most, int(math.log(threshold) / math.log(luck.rate)))
         if count:
