@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from chi_square import chi_square, critical
 
 from mistralrs_onnx.runtime.filters import FAR, Distribution, draw_unfiltered
 from mistralrs_onnx.runtime.leading import Groups
@@ -21,7 +21,6 @@ Array = np.ndarray[Any, Any]
 VOCAB, NUM_DRAWS, EOS = 40, 100_000, 39
 PROMPT, OUTPUT = [1, 2, 3, 4, 30, 1, 2], [5, 5, 6, 1, 2]
 LIKELIEST = 9  # of the logits below
-RARE = 1e-6  # how often a right sampler may fail one of these tests, were seeds not fixed
 
 
 def plain_chain(logits: Array, params: SamplingParams, mask: Array | None = None) -> Array:
@@ -79,23 +78,6 @@ def draw_all(found: Distribution, uniforms: Array) -> Array:
     drawn = places if found.token_ids is None else found.token_ids[places]
     assert drawn[:500].tolist() == [found.draw(u) for u in uniforms[:500].tolist()]
     return drawn
-
-
-def chi_square(drawn: Array, expected: Array) -> tuple[float, int]:
-    """Statistic and degrees of freedom, of the tokens expected at least 5 times and of all others together."""
-    counted = np.bincount(drawn, minlength=len(expected)).astype(np.float64)
-    assert not counted[expected == 0].any()
-    often = expected >= 5
-    cells = np.append(expected[often], expected[~often].sum())
-    found = np.append(counted[often], counted[~often].sum())
-    used = cells > 0
-    return float(((found - cells)[used] ** 2 / cells[used]).sum()), int(used.sum()) - 1
-
-
-def critical(freedom: int) -> float:
-    """Exceeded less often than RARE (Laurent and Massart, 2000, lemma 1)."""
-    x = math.log(1 / RARE)
-    return freedom + 2 * math.sqrt(freedom * x) + 2 * x
 
 
 SETTINGS: list[dict[str, Any]] = [
