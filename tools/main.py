@@ -61,7 +61,7 @@ class Umbrella(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Exits when a library that the command needs is missing, or fails to load."""
+        """Ends the process when a library that the command needs is missing."""
         if cmd_name not in COMMANDS:
             return None
         lazy = COMMANDS[cmd_name]
@@ -69,6 +69,8 @@ class Umbrella(click.Group):
             with reported():
                 module = import_module(f".{lazy.module}", __package__)
         except ImportError as error:
+            if ctx.resilient_parsing:  # a shell asks, and would show what is raised
+                return None
             raise click.ClickException(advice(cmd_name, error)) from error
         command: click.Command = vars(module)[lazy.name]
         return command
