@@ -8,16 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["CompileError", "PackageError", "RequestError"]
+__all__ = ["Architecture", "CompileError", "PackageError", "RequestError", "VisionArchitecture", "Which"]
 
 if TYPE_CHECKING:
     from .compiler.errors import CompileError
     from .runtime.errors import PackageError, RequestError
+    from .which import Architecture, VisionArchitecture, Which
 else:
     EXPORTS = {  # names, and the module that has each
+        "Architecture": "which",
         "CompileError": "compiler.errors",
         "PackageError": "runtime.errors",
         "RequestError": "runtime.errors",
+        "VisionArchitecture": "which",
+        "Which": "which",
     }
 
     def __getattr__(name: str) -> object:
