@@ -30,6 +30,7 @@ from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.runtime.sessions import make_session
 from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
 from mistralrs_onnx.runtime.token_bytes import TokenBytes
+from mistralrs_onnx.runtime.uncached import Uncached
 from mistralrs_onnx.runtime.xlora import XLoraRunner
 
 from .adapters import AdapterOptions, Adapters, with_packaged
@@ -227,20 +228,28 @@ def _check_xlora(package: Package, options: LoadOptions) -> None:
 def make_runner(
     package: Package, options: LoadOptions, session: InferenceSession, extra: Extra | None = None
 ) -> OrtRunner:
-    """The runner of a package, with twice as many slots as requests: the others keep finished conversations."""
+    """The runner of a package, which has more slots than requests: the others keep finished conversations."""
     limits, manifest = options.engine, package.manifest
     if limits.prefill_chunk > LARGEST_CHUNK:
         raise PackageError(f"a prefill chunk may have up to {LARGEST_CHUNK} tokens, got {limits.prefill_chunk}")
     return OrtRunner(
         session,
         manifest,
-        num_slots=2 * limits.max_seqs,
+        num_slots=_num_slots(limits),
         max_model_len=limits.max_model_len or manifest.context_length,
         max_chunk=limits.prefill_chunk,
         kv_dtype=options.kv_dtype,
         determinism=options.determinism,
         extra=Lanes(manifest.lora, limits.max_seqs) if extra is None and options.adapters is not None else extra,
     )
+
+
+def _num_slots(limits: EngineOptions) -> int:
+    """Whoever keeps nothing computes one text at a time; the checks of a machine need two."""
+    if not limits.kv_cache:
+        return 2
+    num_kept = limits.max_seqs if limits.prefix_cache_n is None else limits.prefix_cache_n
+    return max(2, limits.max_seqs + num_kept)
 
 
 def _speculation(runner: Runner, tokenizer: Tokenizer, options: LoadOptions) -> Speculation | None:
@@ -259,8 +268,10 @@ def _draft_model(runner: Runner, tokenizer: Tokenizer, path: Path, options: Load
     engine = replace(options.engine, max_model_len=length, prefill_chunk=DRAFT_CHUNK)
     own = replace(options, engine=engine, adapters=None, tgt_non_granular_index=None)
     session = make_session(package.engine(options.kv_dtype), options.num_threads)
-    draft = make_xlora_runner(package, own, session) or make_runner(package, own, session)
+    draft: Runner = make_xlora_runner(package, own, session) or make_runner(package, own, session)
     check_logits(draft)
+    if not engine.kv_cache:
+        draft = Uncached(draft, num_slots=2 * engine.max_seqs, max_chunk=DRAFT_CHUNK)
     return DraftModel(draft, runner.vocab_size)
 
 

@@ -26,6 +26,7 @@ from .sampler import Sampler, failure
 from .sampling import SamplingParams
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
+from .uncached import Uncached
 
 __all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
 
@@ -50,6 +51,8 @@ class Engine:
         mask_worker: MaskWorker | None = None,
     ) -> None:
         """`mask_worker`: for requests with grammars. Raises ValueError for options that contradict each other."""
+        if not options.kv_cache:
+            runner = Uncached(runner, num_slots=options.max_seqs, max_chunk=options.prefill_chunk)
         limits = limits_of(runner, context_length, options)
         self._max_model_len = limits.max_model_len
         self._max_live = options.max_seqs + options.max_queue
@@ -58,7 +61,8 @@ class Engine:
         self._eos_token_ids = eos_token_ids
         self._scheduler = Scheduler(runner, limits)
         self._tokenizer = tokenizer
-        self._shares_prompts = options.prefix_cache
+        self._shares_prompts = options.shares_prompts
+        self._keeps_values = options.kv_cache
         self._speculation = speculation
         self._mask_worker = mask_worker
         owners = Owners(
@@ -170,7 +174,7 @@ class Engine:
         return EngineStats(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting) + len(self._arrived) + len(self._forks),
-            kv_bytes=scheduler.cache.num_bytes,
+            kv_bytes=scheduler.cache.num_bytes if self._keeps_values else 0,
             prompt_tokens=counts.prompt_tokens,
             generation_tokens=counts.generation_tokens,
             prefix_query_tokens=scheduler.cache.stats.query_tokens,

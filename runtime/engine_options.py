@@ -31,6 +31,11 @@ class EngineOptions:
     truncate_sequence: bool = False
     kv_cache: bool = True
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether requests use keys and values of others."""
+        return self.prefix_cache and self.kv_cache
+
 
 @dataclass(slots=True)
 class EngineStats:
@@ -59,7 +64,19 @@ def limits_of(runner: Runner, context_length: int, options: EngineOptions) -> Li
         raise ValueError(f"max_model_len {max_model_len} exceeds the model's context of {context_length}: lower it")
     if options.max_queue < 0:
         raise ValueError(f"max_queue must be at least 0, got {options.max_queue}")
-    return Limits(options.max_seqs, max_model_len, options.prefill_chunk, options.kv_mem, options.prefix_cache)
+    if (options.prefix_cache_n or 0) < 0:
+        raise ValueError(f"prefix_cache_n must be at least 0, got {options.prefix_cache_n}")
+    if options.prefix_cache_n and not options.shares_prompts:
+        raise ValueError("prefix_cache_n needs prefix_cache and kv_cache: turn both on, or leave it out")
+    return Limits(
+        options.max_seqs,
+        max_model_len,
+        options.prefill_chunk,
+        options.kv_mem,
+        prefix_cache=options.shares_prompts,
+        prefix_cache_n=options.prefix_cache_n,
+        kv_cache=options.kv_cache,
+    )
 
 
 def checked_prompt(prompt_ids: Sequence[int], vocab_size: int) -> Tokens:

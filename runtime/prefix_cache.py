@@ -54,19 +54,29 @@ class CacheStats:
 
 
 class PrefixCache:
-    """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered.
+    """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered, and
+    of finished requests at most `most_kept`, those used last.
 
     Requests run in the first `num_home` slots (None: in any), for a step costs more the wider the window of its slots
     is. Histories are copied home and away: that takes less than a step.
     """
 
-    def __init__(self, runner: Runner, max_bytes: int | None, *, reuse: bool, num_home: int | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        max_bytes: int | None,
+        *,
+        reuse: bool,
+        num_home: int | None = None,
+        most_kept: int | None = None,
+    ) -> None:
         self.slots = [Slot(i) for i in range(runner.num_slots)]
         self.stats = CacheStats()
         self._runner = runner
         self._max_rows = None if max_bytes is None else max_bytes // runner.token_bytes
         self._reuse = reuse
         self._num_home = runner.num_slots if num_home is None else num_home
+        self._most_kept = runner.num_slots if most_kept is None else most_kept
         self._num_rows = 0
         self._clock = 0
 
@@ -103,6 +113,7 @@ class PrefixCache:
         if self._reuse and not forget:
             num_kept = min(request.num_computed, request.num_shareable)
             slot.history = np.array(request.token_ids[:num_kept], np.int64)
+            self._keep_few()
         else:
             self._evict(slot)
 
@@ -127,6 +138,11 @@ class PrefixCache:
             held = len(slot.history) if slot.request is None else slot.request.num_computed
             if held > slot.num_rows:
                 raise RuntimeError(f"slot {slot.index} holds {held} tokens in {slot.num_rows} rows")
+
+    def _keep_few(self) -> None:
+        kept = sorted((slot for slot in self._idle() if len(slot.history)), key=_by_age)
+        for slot in kept[: max(0, len(kept) - self._most_kept)]:
+            self._evict(slot)
 
     def _match(self, request: Request, tokens: Tokens) -> Match | None:
         """The longest common prefix that leaves a token to run; of equals the one that can be taken in place."""

@@ -16,13 +16,18 @@ SCORED = 64  # tokens of a scored prompt in a step
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`prefill_chunk`: prompt tokens of a step. `kv_mem`: bytes of keys and values, None for no bound."""
+    """`prefill_chunk`: prompt tokens of a step. `kv_mem`: bytes of keys and values, None for no bound.
+
+    Without `kv_cache` the runner keeps none between steps, so that `kv_mem` bounds those of one request.
+    """
 
     max_seqs: int
     max_model_len: int
     prefill_chunk: int = 512
     kv_mem: int | None = None
     prefix_cache: bool = True
+    prefix_cache_n: int | None = None  # the most finished requests that are kept; None: as many as there are slots
+    kv_cache: bool = True
 
 
 class Scheduled(NamedTuple):
@@ -68,7 +73,13 @@ class Scheduler:
         _check_limits(runner, limits)
         self.running: list[Request] = []
         self.waiting: deque[Request] = deque()
-        self.cache = PrefixCache(runner, limits.kv_mem, reuse=limits.prefix_cache, num_home=limits.max_seqs)
+        self.cache = PrefixCache(
+            runner,
+            limits.kv_mem if limits.kv_cache else None,
+            reuse=limits.prefix_cache,
+            num_home=limits.max_seqs,
+            most_kept=limits.prefix_cache_n,
+        )
         self.num_preemptions = 0
         self._num_added = 0
         self._limits = limits

@@ -10,6 +10,7 @@ from threading import Semaphore
 import numpy as np
 import pytest
 
+from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions, Output
@@ -18,6 +19,7 @@ from mistralrs_onnx.runtime.package import Package
 from mistralrs_onnx.runtime.probe import NEEDED
 from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.speculate import SpeculateOptions
 
 RNG = np.random.default_rng(0)
 LENGTHS = [129, 257, 3, 40, 77, 128, 64, 5, 200, 31, 90, 12, 150, 8, 61, 100]
@@ -176,12 +178,47 @@ def test_a_chat_answers_and_stops_by_itself(model: Model) -> None:
     assert "<|im_end|>" not in text
 
 
-def test_a_model_without_template_says_what_to_do(model: Model, tiny_llama, tmp_path: Path) -> None:
-    from mistralrs_onnx.compiler.compile import compile_gguf
+@pytest.fixture(scope="module")
+def tiny(tiny_llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    return compile_gguf(tiny_llama(folder / "tiny.gguf").write(), folder / "tiny")
 
-    tiny = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "tiny")
+
+def test_a_model_without_template_says_what_to_do(tiny: Path) -> None:
     with load(tiny) as loaded, pytest.raises(RequestError, match="no chat template"):
         loaded.encode_chat([{"role": "user", "content": "hi"}])
+
+
+@pytest.mark.parametrize("draft", [None, "lookup", "tiny"])
+def test_without_a_kv_cache_tokens_are_the_same(tiny: Path, draft: str | None) -> None:
+    speculate = None if draft is None else SpeculateOptions(tiny if draft == "tiny" else "lookup", 4, adaptive=False)
+    prompts = [list(range(n, n + 20)) for n in range(3)]
+    found = []
+    for kv_cache in (True, False):
+        options = LoadOptions(EngineOptions(max_seqs=2, kv_cache=kv_cache), speculate=speculate)
+        with load(tiny, options) as loaded:
+            found.append(generate(loaded.engine, prompts, PARAMS[:3]))
+            assert (loaded.engine.stats().kv_bytes > 0) == kv_cache
+    assert found[0] == found[1]
+
+
+def test_more_conversations_are_kept_than_requests_run(tiny: Path) -> None:
+    prompts = [[i] * 20 for i in range(5)]
+    with load(tiny, LoadOptions(EngineOptions(max_seqs=1, prefix_cache_n=4))) as loaded:
+        for prompt in prompts:
+            generate(loaded.engine, [prompt], PARAMS[:1])
+        for prompt in prompts[1:]:
+            generate(loaded.engine, [prompt], PARAMS[:1])
+        assert loaded.engine.stats().prefix_hit_tokens == 4 * 19
+
+
+def test_requests_that_do_not_say_look_back_as_far_as_the_model_was_told(tiny: Path) -> None:
+    with load(tiny) as loaded:
+        assert "repeat_last_n" not in loaded.defaults
+    with load(tiny, LoadOptions(repeat_last_n=7)) as loaded:
+        assert loaded.defaults["repeat_last_n"] == 7
+    with pytest.raises(PackageError, match="repeat_last_n must be"):
+        load(tiny, LoadOptions(repeat_last_n=-1))
 
 
 @pytest.mark.parametrize("length", [8, NEEDED - 1, NEEDED, 64])

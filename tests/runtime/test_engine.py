@@ -389,3 +389,18 @@ def test_answers_go_on_when_the_one_that_reads_is_cancelled(fake: Any, start: St
     assert boxes[1].token_ids == plain_loop(prompt, 12, GREEDY)
     assert (boxes[0].wait().finish_reason, boxes[2].wait().finish_reason) == ("cancelled", "cancelled")
     assert child.finish_reason == "length"
+
+
+@pytest.mark.parametrize(("most", "cached"), [(None, 3), (0, 0), (1, 1), (2, 2)])
+def test_so_many_conversations_are_remembered(fake: Any, start: Start, most: int | None, cached: int) -> None:
+    engine = start(fake(), prefix_cache_n=most)
+    asked = [[i] * 30 for i in (1, 2, 3)]
+    for prompt in asked:
+        list(engine.generate(prompt, GREEDY))
+    again = [list(engine.generate(prompt, GREEDY))[-1].usage.cached_tokens for prompt in reversed(asked)]
+    assert sum(tokens == 29 for tokens in again) == cached
+
+
+def test_so_many_conversations_cannot_be(fake: Any, start: Start) -> None:
+    with pytest.raises(ValueError, match="prefix_cache_n must be at least 0, got -1"):
+        start(fake(), prefix_cache_n=-1)

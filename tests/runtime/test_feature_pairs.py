@@ -173,6 +173,20 @@ def wanted_of(features: Features, names: Sequence[str], number: int) -> Wanted:
     return wanted
 
 
+def test_every_pair_equals_the_way_without_a_cache(served: Served, features: Features) -> None:
+    """A few of them, for nothing is kept of what was computed."""
+    asked = [wanted_of(features, names, i) for i, names in enumerate(PAIRS)][::3]
+    found = []
+    for kv_cache in (True, False):
+        speculation = None if kv_cache else Speculation(PromptLookup(), 4, adaptive=False)
+        options = EngineOptions(max_seqs=8, prefill_chunk=16, max_queue=300, kv_cache=kv_cache)
+        engine = make_engine(served, options, speculation)
+        answers = [submit(engine, wanted, forks=True) for wanted in asked]
+        found.append([[each.result(engine) for each in of_one] for of_one in answers])
+        engine.close()
+    assert found[0] == found[1]
+
+
 def test_every_pair_equals_the_slow_way(served: Served, features: Features) -> None:
     asked = [wanted_of(features, names, i) for i, names in enumerate(PAIRS)]
     slow = make_engine(served, EngineOptions(max_seqs=1, prefix_cache=False, prefill_chunk=64), None)

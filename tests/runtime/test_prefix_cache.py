@@ -18,11 +18,16 @@ class Desk:
     """A cache whose requests are computed whole when they get a slot."""
 
     def __init__(
-        self, runner: Any, make_request: MakeRequest, max_tokens: int | None = None, num_home: int | None = None
+        self,
+        runner: Any,
+        make_request: MakeRequest,
+        max_tokens: int | None = None,
+        num_home: int | None = None,
+        most_kept: int | None = None,
     ) -> None:
         self.runner = runner
         max_bytes = max_tokens and max_tokens * runner.token_bytes
-        self.cache = PrefixCache(runner, max_bytes, reuse=True, num_home=num_home)
+        self.cache = PrefixCache(runner, max_bytes, reuse=True, num_home=num_home, most_kept=most_kept)
         self._make_request = make_request
 
     def run(self, prompt: list[int], scope: tuple[str, ...] = ()) -> Request:
@@ -164,3 +169,31 @@ def test_nothing_moves_when_memory_is_short(fake: Any, make_request: MakeRequest
     desk.finish([1, 2, 3])
     assert desk.run([4, 5, 6]).slot == 0
     assert not desk.runner.copies
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3])
+def test_only_so_many_finished_conversations_are_kept(fake: Any, make_request: MakeRequest, most: int) -> None:
+    desk = Desk(fake(num_slots=8), make_request, most_kept=most)
+    asked = [[i, i, i] for i in range(4)]
+    for prompt in asked:
+        desk.finish(prompt)
+    kept = [slot for slot in desk.cache.slots if len(slot.history)]
+    assert sorted(int(slot.history[0]) for slot in kept) == [3, 2, 1][:most][::-1]
+    assert desk.cache.num_bytes == sum(slot.num_rows for slot in kept) * desk.runner.token_bytes
+    assert (desk.runner.held >= 0).sum() == 3 * most
+
+
+def test_the_conversation_used_last_is_kept(fake: Any, make_request: MakeRequest) -> None:
+    desk = Desk(fake(num_slots=8), make_request, most_kept=2)
+    desk.finish([1] * 9)
+    desk.finish([2] * 9)
+    desk.finish([1] * 9 + [5])
+    desk.finish([3] * 9)
+    assert desk.run([1] * 9 + [5, 6]).num_cached == 10
+    assert desk.run([2] * 9).num_cached == 0
+
+
+def test_what_runs_is_shared_even_if_nothing_is_kept(fake: Any, make_request: MakeRequest) -> None:
+    desk = Desk(fake(num_slots=4), make_request, most_kept=0)
+    desk.run([1, 2, 3, 4])
+    assert desk.run([1, 2, 3, 5]).num_cached == 3

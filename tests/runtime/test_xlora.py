@@ -135,6 +135,7 @@ def test_company_and_cached_prompts_change_no_token(package: Package, index: int
     together, hits = outputs(max_seqs=4, prefill_chunk=7)
     assert hits > len(prompts)
     assert together == alone
+    assert outputs(max_seqs=4, prefill_chunk=7, kv_cache=False) == (alone, 0)
 
 
 def all_at_once(engine: Engine, prompts: list[list[int]]) -> list[list[int]]:
