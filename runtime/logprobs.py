@@ -11,6 +11,8 @@ import numpy as np
 from .core import Logits
 from .leading import Groups, Workspace, largest
 
+LEAST = -9999.0  # JSON has no infinity; as vLLM
+
 
 class TokenLogprob(NamedTuple):
     """A token and the natural logarithm of its probability."""
@@ -57,3 +59,8 @@ def likeliest(row: Logits, num_top: int) -> list[int]:
     places = largest(Groups(row), num_top)
     order: list[int] = places[np.argsort(-row[places], kind="stable")].tolist()
     return order
+
+
+def mean_logprob(scores: Sequence[TokenLogprobs]) -> float:
+    """Of the tokens of an answer; that without any is the worst."""
+    return sum(max(score.logprob, LEAST) for score in scores) / len(scores) if scores else LEAST

@@ -41,3 +41,11 @@ class TokenBytes:
             return str(self._tokenizer.decode([token_id], skip_special_tokens=False)).encode()
         text: bytes = self._read(name)
         return text
+
+
+def spelled(data: bytes) -> str:
+    """As OpenAI spells tokens that are no whole characters: bytes:\\xe2\\x80"""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

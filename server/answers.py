@@ -15,12 +15,11 @@ from sanic import HTTPResponse, Request
 
 from mistralrs_onnx.runtime.engine import Output
 from mistralrs_onnx.runtime.errors import RequestError
-from mistralrs_onnx.runtime.logprobs import TokenLogprobs
+from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
 
 from .chunks import Chunks, Outputs, event
 from .errors import error_body, internal_error
 from .jobs import JSON, Job, Prompt
-from .logprobs import mean_logprob
 from .model import Engine, Model
 from .replies import Reading, Reply, merged
 from .streams import Bridge, Inbox
@@ -66,6 +65,7 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Running]:
                 parent=None if is_first else requests[index - index % job.num_drawn],
                 grammar=job.grammar,
                 prompt_logprobs=params.logprobs if job.scores_prompt else None,
+                truncate=False,  # that was seen to
             )
             requests.append(request)
         yield Running(requests, inbox)

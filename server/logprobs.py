@@ -6,12 +6,12 @@ import codecs
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mistralrs_onnx.runtime.logprobs import TokenLogprobs
+from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprobs
+from mistralrs_onnx.runtime.token_bytes import spelled
 
 from .model import TokenTexts
 
 JSON = dict[str, Any]
-LEAST = -9999.0  # JSON has no infinity; as vLLM
 
 
 class LogprobsWriter(Protocol):
@@ -105,16 +105,3 @@ class TextLogprobs:
 
 def _nothing() -> JSON:
     return {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-
-
-def spelled(data: bytes) -> str:
-    """As OpenAI spells tokens that are no whole characters: bytes:\\xe2\\x80"""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def mean_logprob(scores: Sequence[TokenLogprobs]) -> float:
-    """Of the tokens of an answer; that without any is the worst."""
-    return sum(max(score.logprob, LEAST) for score in scores) / len(scores) if scores else LEAST

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistralrs_onnx.runtime.logprobs import prompt_logprobs, token_logprobs
+from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprobs, mean_logprob, prompt_logprobs, token_logprobs
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import EXHAUSTED, FAILED, Sampler
 
@@ -74,3 +74,8 @@ def test_of_a_prompt_each_token_has_that_of_its_row() -> None:
     assert [item.token_id for item in told] == token_ids
     with pytest.raises(ValueError, match="shorter"):
         list(prompt_logprobs(logits, token_ids[:-1], 2))
+
+
+def test_the_mean_of_nothing_is_the_worst() -> None:
+    assert mean_logprob([]) == LEAST
+    assert mean_logprob([TokenLogprobs(1, -1.0, ()), TokenLogprobs(1, -2.0, ())]) == -1.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
-from mistralrs_onnx.runtime.token_bytes import TokenBytes
+from mistralrs_onnx.runtime.token_bytes import TokenBytes, spelled
 
 
 def tokenizer(names: list[str], decoder: decoders.Decoder | None) -> Tokenizer:
@@ -34,3 +34,8 @@ def test_sentence_piece() -> None:
 def test_tokens_that_are_no_bytes_are_what_they_decode_to() -> None:
     read = TokenBytes(tokenizer(["ab", "Ġc"], None))
     assert [read(i) for i in range(3)] == [b"ab", "Ġc".encode(), b"<s>"]
+
+
+def test_tokens_that_are_no_whole_characters_are_spelled() -> None:
+    assert spelled("é".encode()) == "é"
+    assert spelled(b"\xe2\x80") == "bytes:\\xe2\\x80"

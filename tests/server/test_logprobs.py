@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mistralrs_onnx.runtime.logprobs import TokenLogprob, TokenLogprobs
-from mistralrs_onnx.server.logprobs import LEAST, ChatLogprobs, TextLogprobs, mean_logprob, spelled
+from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprob, TokenLogprobs
+from mistralrs_onnx.server.logprobs import ChatLogprobs, TextLogprobs
 
 TOKENS = {0: b"<s>", 1: b" the", 2: b"\xf0\x9f", 3: b"\xa6\x9c", 4: b"x"}
 
@@ -70,9 +70,3 @@ def test_a_special_token_that_was_asked_for_is_part_of_the_prompt() -> None:
     writer = TextLogprobs(Tokens())
     writer.add_prompt("<s> thex", [0, 1, 4], [None, score(1, -1.0), score(4, -2.0)])
     assert writer.take()["text_offset"] == [0, 3, 7]
-
-
-def test_the_mean_of_nothing_is_the_worst() -> None:
-    assert mean_logprob([]) == LEAST
-    assert mean_logprob([score(1, -1.0), score(1, -2.0)]) == -1.5
-    assert spelled("é".encode()) == "é"
