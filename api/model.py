@@ -80,6 +80,8 @@ class Model:
         defaults: Defaults,
         adapters: Adapters | None = None,
         grammars: GrammarCompiler | None = None,
+        *,
+        truncate_sequence: bool = False,
     ) -> None:
         self.manifest: Manifest = package.manifest
         self.name = package.manifest.name
@@ -89,6 +91,7 @@ class Model:
         self.context_length = context_length
         self.defaults = defaults
         self.adapters = adapters
+        self.truncate_sequence = truncate_sequence  # of requests that do not say
         self.token_bytes = TokenBytes(tokenizer)
         self._grammars = grammars
 
@@ -168,7 +171,17 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     engine = _engine(package.manifest, runner, tokenizer, options.engine, speculation)
     engine.start()
     grammars = GrammarCompiler(tokenizer, package.manifest.vocab_size, package.manifest.eos_token_ids)
-    return Model(package, engine, tokenizer, template, runner.capacity, defaults, adapters, grammars)
+    return Model(
+        package,
+        engine,
+        tokenizer,
+        template,
+        runner.capacity,
+        defaults,
+        adapters,
+        grammars,
+        truncate_sequence=options.engine.truncate_sequence,
+    )
 
 
 def _defaults(package: Package, options: LoadOptions) -> Defaults:

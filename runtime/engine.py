@@ -17,7 +17,7 @@ from .answers import Answer, Output, Sink
 from .choosing import Choosing, Owners
 from .core import FinishReason, Logits, Runner
 from .detokenizer import Vocabulary
-from .engine_options import EngineOptions, EngineStats, checked_prompt, limits_of
+from .engine_options import EngineOptions, EngineStats, checked_prompt, fitted, limits_of
 from .errors import RequestError
 from .logprobs import TokenLogprobs
 from .request import Request, Usage
@@ -55,6 +55,7 @@ class Engine:
             runner = Uncached(runner, num_slots=options.max_seqs, max_chunk=options.prefill_chunk)
         limits = limits_of(runner, context_length, options)
         self._max_model_len = limits.max_model_len
+        self._truncates = options.truncate_sequence
         self._max_live = options.max_seqs + options.max_queue
         self._runner = runner
         self._vocabulary = Vocabulary(tokenizer)
@@ -110,12 +111,17 @@ class Engine:
         parent: Request | None = None,
         grammar: Grammar | None = None,
         prompt_logprobs: int | None = None,
+        *,
+        truncate: bool | None = None,
     ) -> Request:
         """`sink` gets outputs until one has a finish reason. `parent`: another request of the same prompt, which is
         read once for both. `grammar`: what the output keeps to. `prompt_logprobs`: how many alternatives to note with
-        each token of the prompt, in `Request.prompt_logprobs`. Raises RequestError 400, 429 or 503.
+        each token of the prompt, in `Request.prompt_logprobs`. `truncate`: whether a prompt that is too long loses its
+        beginning; None as the engine was told. Raises RequestError 400, 429 or 503.
         """
         prompt = checked_prompt(prompt_ids, self._runner.vocab_size)
+        if self._truncates if truncate is None else truncate:
+            prompt = fitted(prompt, params.max_tokens, self._max_model_len)
         params = resolved(params, self._tokenizer, self._runner.vocab_size)
         max_len = self._checked_length(len(prompt), params.max_tokens)
         matcher = None if grammar is None else grammar.matcher()
@@ -193,7 +199,8 @@ class Engine:
         if room < (max_tokens or 1):
             message = (
                 f"the context holds {self._max_model_len} tokens, the prompt has {num_prompt} and "
-                f"{max_tokens or 'at least 1'} more are asked for: shorten the prompt or lower max_tokens"
+                f"{max_tokens or 'at least 1'} more are asked for: shorten the prompt, lower max_tokens, or have "
+                "the beginning of long prompts cut off (truncate_sequence)"
             )
             raise RequestError(message, code="context_length_exceeded", param="max_tokens" if room > 0 else None)
         if max_tokens is None and not self._is_long(num_prompt + 1):

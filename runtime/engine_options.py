@@ -12,6 +12,8 @@ from .errors import RequestError
 from .request import Tokens
 from .scheduler import Limits
 
+RESERVED = 10  # tokens that an answer without max_tokens gets when its prompt is cut
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
@@ -90,3 +92,11 @@ def checked_prompt(prompt_ids: Sequence[int], vocab_size: int) -> Tokens:
     if low < 0 or high >= vocab_size:
         raise RequestError(f"token ids must be from 0 to {vocab_size - 1}, got {low if low < 0 else high}")
     return prompt.astype(np.int64)
+
+
+def fitted(prompt_ids: Tokens, max_tokens: int | None, max_model_len: int) -> Tokens:
+    """The prompt, or its end that leaves room for the answer if it is too long; one that nothing helps stays."""
+    if len(prompt_ids) + (max_tokens or 1) <= max_model_len:
+        return prompt_ids
+    room = max_model_len - (min(RESERVED, max_model_len - 1) if max_tokens is None else max_tokens)
+    return prompt_ids[-room:] if room > 0 else prompt_ids

@@ -18,6 +18,7 @@ from .selection import served
 from .tool_calls import formats
 from .tool_calls.grammar import tool_grammar
 from .tool_calls.tools import check_choice
+from .truncation import kept
 
 TAIL = 16  # tokens of a prompt, enough for a tag and white space behind it
 
@@ -30,7 +31,8 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     params = body.sampling_params(limit, model.defaults, word_tokens(body.bad_words or (), model))
     messages = [message.for_template() for message in body.messages]
     tools = [tool.source for tool in body.shown_tools] or None
-    prompt = Prompt(model.encode_chat(messages, tools, body.chat_template_kwargs))
+    token_ids = model.encode_chat(messages, tools, body.chat_template_kwargs)
+    prompt = Prompt(kept(token_ids, limit, body, model))
     spec = body.spec()
     reading = _reading(body, model, prompt, may_think=spec is None)
     if reading is not None and body.tool_choice.is_forced:

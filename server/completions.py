@@ -10,6 +10,7 @@ from .model import Model
 from .sampling_fields import word_tokens
 from .schemas import CompletionRequest
 from .selection import served
+from .truncation import kept
 
 DEFAULT_MAX_TOKENS = 16  # as OpenAI's; a bare prompt has no natural end
 
@@ -20,7 +21,7 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     is_silent = bool(body.echo) and limit == 0
     params = body.sampling_params(1 if is_silent else limit, model.defaults, word_tokens(body.bad_words or (), model))
-    prompts = tuple(_prompt(prompt, bool(body.echo), model) for prompt in body.prompt)
+    prompts = tuple(_prompt(prompt, params.max_tokens, body, model) for prompt in body.prompt)
     spec = body.spec()
     is_scored = body.num_logprobs is not None
     return Job(
@@ -40,10 +41,14 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
     )
 
 
-def _prompt(prompt: str | list[int], echo: bool, model: Model) -> Prompt:
-    if isinstance(prompt, str):
-        return Prompt(model.encode(prompt), prompt if echo else "")
-    return Prompt(prompt, model.tokenizer.decode(prompt, skip_special_tokens=False) if echo else "")
+def _prompt(prompt: str | list[int], max_tokens: int | None, body: CompletionRequest, model: Model) -> Prompt:
+    token_ids = model.encode(prompt) if isinstance(prompt, str) else prompt
+    read = kept(token_ids, max_tokens, body, model)
+    if not body.echo:
+        return Prompt(read)
+    if isinstance(prompt, str) and len(read) == len(token_ids):
+        return Prompt(read, prompt)
+    return Prompt(read, model.tokenizer.decode(read, skip_special_tokens=False))
 
 
 def _choice(index: int, text: str, finish_reason: str | None = None) -> JSON:

@@ -29,10 +29,12 @@ class Engine(Protocol):
         parent: Any = None,
         grammar: Grammar | None = None,
         prompt_logprobs: int | None = None,
+        truncate: bool | None = None,
     ) -> Any:
         """A handle for `cancel`, whose `prompt_logprobs` are there before the first output if they are asked for.
 
-        `parent`: the handle of a request of the same prompt. Raises RequestError 400, 429 or 503.
+        `parent`: the handle of a request of the same prompt. `truncate`: whether a prompt that is too long is cut; None
+        as the engine was told. Raises RequestError 400, 429 or 503.
         """
 
     def cancel(self, request: Any) -> None:
@@ -88,6 +90,8 @@ class Model(Protocol):
     def chat_template(self) -> object | None: ...  # None: the model only continues text
     @property
     def context_length(self) -> int: ...
+    @property
+    def truncate_sequence(self) -> bool: ...  # whether prompts that are too long are cut, where a request does not say
     @property
     def adapters(self) -> Adapters | None: ...  # None: it takes none
     @property

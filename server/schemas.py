@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from mistralrs_onnx.runtime.adapter_registry import MAX_PARTS
 from mistralrs_onnx.runtime.errors import RequestError
@@ -39,7 +39,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "truncate_prompt_tokens": (),
     "verbosity": (),
     "web_search_options": (),
 }
@@ -68,6 +67,12 @@ def _is_prompt(prompt: Any) -> bool:
 
 def _none_if_false(value: Any) -> Any:
     return None if value is False else value
+
+
+def _not_zero(value: int | None) -> int | None:
+    if value == 0:
+        raise ValueError("Input should be -1 (as many tokens as fit) or at least 1")
+    return value
 
 
 def as_part(value: Any) -> Any:
@@ -103,6 +108,8 @@ class Completion(Sampling, Constraints):
     max_tokens: int | None = None
     adapters: list[Annotated[AdapterPart, BeforeValidator(as_part)]] | None = Field(None, max_length=MAX_PARTS)
     cache_salt: str | None = Field(None, max_length=128)
+    truncate_sequence: bool | None = None
+    truncate_prompt_tokens: Annotated[int | None, AfterValidator(_not_zero), Field(ge=-1)] = None
 
     @property
     def cache_scope(self) -> tuple[str, ...]:

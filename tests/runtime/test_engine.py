@@ -404,3 +404,40 @@ def test_so_many_conversations_are_remembered(fake: Any, start: Start, most: int
 def test_so_many_conversations_cannot_be(fake: Any, start: Start) -> None:
     with pytest.raises(ValueError, match="prefix_cache_n must be at least 0, got -1"):
         start(fake(), prefix_cache_n=-1)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "num_prompt", "num_read"),
+    [(5, 27, 27), (5, 28, 27), (5, 500, 27), (None, 31, 31), (None, 32, 22), (None, 500, 22), (31, 500, 1)],
+)
+def test_a_long_prompt_loses_its_beginning(
+    fake: Any, start: Start, plain_loop: PlainLoop, max_tokens: int | None, num_prompt: int, num_read: int
+) -> None:
+    """Without max_tokens room for 10 more is kept."""
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    prompt = [i % 300 for i in range(num_prompt)]
+    outputs = list(start(fake(), max_model_len=32, truncate_sequence=True).generate(prompt, params))
+    num_more = max_tokens or 32 - num_read
+    assert outputs[-1].usage == (num_read, 0, num_more)
+    found = tuple(token_id for output in outputs for token_id in output.token_ids)
+    assert found == plain_loop(prompt[-num_read:], num_more, params)
+
+
+def test_who_asks_for_more_than_the_context_is_refused_whatever_is_cut(fake: Any, start: Start) -> None:
+    engine = start(fake(), max_model_len=32, truncate_sequence=True)
+    with pytest.raises(RequestError, match="lower max_tokens"):
+        engine.submit([1, 2], SamplingParams(max_tokens=32), Mailbox())
+
+
+def test_a_request_says_whether_it_is_cut(fake: Any, start: Start) -> None:
+    cutting, other = (start(fake(), max_model_len=32, truncate_sequence=value) for value in (True, False))
+    with pytest.raises(RequestError, match="truncate_sequence"):
+        cutting.submit([1] * 40, GREEDY, Mailbox(), truncate=False)
+    box = Mailbox()
+    other.submit([1] * 40, GREEDY, box, truncate=True)
+    assert box.wait().usage.prompt_tokens == 20
+
+
+def test_a_context_shorter_than_what_is_reserved_takes_a_token(fake: Any, start: Start) -> None:
+    engine = start(fake(), max_model_len=6, truncate_sequence=True)
+    assert list(engine.generate([1] * 9, SamplingParams(ignore_eos=True)))[-1].usage == (1, 0, 5)

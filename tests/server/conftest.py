@@ -97,6 +97,7 @@ class Parrot:
         parent: Parroting | None = None,
         grammar: Any = None,
         prompt_logprobs: int | None = None,
+        truncate: bool | None = None,
     ) -> Parroting:
         with self._lock:
             if len(self.running) >= self.max_requests:
@@ -209,6 +210,7 @@ class ParrotModel:
     tokenizer: Bytes = field(default_factory=Bytes)
     chat_template: str = "the last message"
     context_length: int = 8192
+    truncate_sequence: bool = False
     adapters: Tricks | None = None
     mixed_adapters: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
