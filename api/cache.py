@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.util import find_spec
@@ -17,14 +17,11 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.graphs.contract import MANIFEST
 
+from .cache_places import Origin, digests_folder, note_use, packages_folder
+from .cache_places import cache_folder as cache_folder
 from .source import Located, ModelSource
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """`MISTRALRS_CACHE`, or ~/.cache/mistralrs-onnx."""
-    return Path(os.environ.get("MISTRALRS_CACHE") or Path.home() / ".cache" / "mistralrs-onnx")
 
 
 def demo_source() -> ModelSource:
@@ -42,10 +39,24 @@ def cached_package(source: ModelSource, options: CompileOptions = CompileOptions
 
 def cached(located: Located, report: Report = quiet) -> Path:
     """As `cached_package`, of what is on this machine already."""
-    folder = cache_folder() / "packages" / _key(located)
+    folder = packages_folder() / _key(located)
     if not (folder / MANIFEST).is_file():
         located.compile(folder, force=True, report=report)
+    note_use(folder.name, Origin(located.kind, str(located.path.resolve()), tuple(_chosen(located.options))))
     return folder
+
+
+def _chosen(options: CompileOptions) -> Iterator[str]:
+    """For people who wonder what a package was made of: what the command line said, in short."""
+    if options.isq.type is not None:
+        yield f"--isq {options.isq.type}"
+    if options.isq.rules:
+        yield "--isq-map"
+    if options.dtype != "auto":
+        yield f"--dtype {options.dtype}"
+    yield from (f"adapter {each.adapter.name}" for each in options.adapters)
+    if options.xlora is not None:
+        yield "X-LoRA"
 
 
 def _key(located: Located) -> str:
@@ -85,7 +96,7 @@ def file_digest(path: Path) -> str:
     try:
         state = path.stat()
         mark = json.dumps([str(path.resolve()), state.st_size, state.st_mtime_ns])
-        memo = cache_folder() / "digests" / hashlib.sha256(mark.encode()).hexdigest()
+        memo = digests_folder() / hashlib.sha256(mark.encode()).hexdigest()
         if not memo.is_file():
             memo.parent.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as file:

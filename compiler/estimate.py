@@ -15,6 +15,8 @@ import numpy as np
 from mistralrs_onnx.graphs.weights import CHUNK
 from mistralrs_onnx.ops.formats import find_format, is_packed
 
+from .sizes import size_text as size_text
+
 Role = Literal["matmul", "gather", "both"]
 
 MiB = 1 << 20
@@ -183,13 +185,3 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 def _cell(text: str, width: int) -> str:
     return text.rjust(width) if text[:1].isdigit() else text.ljust(width)
-
-
-def size_text(num_bytes: int) -> str:
-    """1536 as `1.5 KiB`."""
-    size = float(num_bytes)
-    for unit in ("bytes", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
