@@ -27,6 +27,7 @@ from .sampling import SamplingParams
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
 from .uncached import Uncached
+from .work_log import WorkLog
 
 __all__ = ["Engine", "EngineOptions", "EngineStats", "Output", "Sink", "Usage"]
 
@@ -73,6 +74,7 @@ class Engine:
         )
         self._choosing = Choosing(Sampler(eos_token_ids), self._scheduler, owners, speculation, mask_worker)
         self._counts = EngineStats()
+        self._log = WorkLog(self.stats)
         # Guarded by the condition: what other threads put in.
         self._wake = threading.Condition()
         self._live: dict[int, Answer] = {}
@@ -234,6 +236,7 @@ class Engine:
         """Waits until there is something to do; False when it is time to end."""
         if not self._scheduler.has_work:
             self._scheduler.check_integrity()
+            self._log.rest()
         with self._wake:
             while not (self._arrived or self._scheduler.has_work or self._deadline is not None):
                 self._wake.wait()
@@ -257,11 +260,14 @@ class Engine:
         begun, before = time.perf_counter(), self._counts.run_seconds
         self._choosing.guess()
         scheduled = self._scheduler.schedule()
+        self._log.begin(scheduled)
         self._choosing.begin(scheduled)
         self._choosing.finish(scheduled, self._execute(scheduled))
         self._join_forks()
         self._counts.steps += 1
-        self._counts.other_seconds += time.perf_counter() - begun - (self._counts.run_seconds - before)
+        seconds = time.perf_counter() - begun
+        self._counts.other_seconds += seconds - (self._counts.run_seconds - before)
+        self._log.end(seconds)
 
     def _join_forks(self) -> None:
         if self._forks:
