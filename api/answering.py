@@ -7,27 +7,27 @@ from functools import partial
 from queue import SimpleQueue
 
 from mistralrs_onnx.runtime.engine import Engine, Output
-from mistralrs_onnx.runtime.logprobs import TokenLogprobs
+from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
 from mistralrs_onnx.runtime.request import Request
 
 from .jobs import Job
 from .outputs import CompletionOutput, FinishReason, Logprob, Logprobs, RequestOutput
 from .sampling_params import RequestOutputKind
 
-LEAST = -9999.0  # of a token without probability, where a mean is taken
-
 Spell = Callable[[int], bytes]
 
 
 class Answer:
-    """One answer, as it comes."""
+    """One answer, as it comes. `spell`: the bytes of a token, for log probabilities; None where none are told."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, spell: Spell | None) -> None:
         self.index = index
+        self._spell = spell
         self.last: Output | None = None
         self._text = ""
         self._token_ids: list[int] = []
         self._scores: list[TokenLogprobs] = []
+        self._logprobs: list[Logprobs] = []
         self._num_told = (0, 0)  # characters and tokens of earlier deltas
 
     def add(self, output: Output) -> None:
@@ -35,6 +35,8 @@ class Answer:
         self._text += output.text
         self._token_ids += output.token_ids
         self._scores += output.logprobs
+        if self._spell is not None:
+            self._logprobs += [told(score, self._spell) for score in output.logprobs]
 
     @property
     def has_news(self) -> bool:
@@ -42,20 +44,19 @@ class Answer:
 
     @property
     def mean_logprob(self) -> float:
-        """That without any token is the worst."""
-        scores = [max(score.logprob, LEAST) for score in self._scores]
-        return sum(scores) / len(scores) if scores else LEAST
+        return mean_logprob(self._scores)
 
-    def told(self, spell: Spell, index: int, *, scored: bool, delta: bool) -> CompletionOutput:
-        """All of it, or what is new. `scored`: with log probabilities."""
+    def take(self, index: int, *, delta: bool = False) -> CompletionOutput:
+        """All of it, or what is new."""
+        is_scored = self._spell is not None
         text, tokens = self._num_told if delta else (0, 0)
         self._num_told = len(self._text), len(self._token_ids)
         return CompletionOutput(
             index,
             self._text[text:],
             tuple(self._token_ids[tokens:]),
-            sum(score.logprob for score in self._scores) if scored else None,
-            tuple(told(score, spell) for score in self._scores[tokens:]) if scored else None,
+            sum(score.logprob for score in self._scores) if is_scored else None,
+            tuple(self._logprobs[tokens:]) if is_scored else None,
             _reason(self.last),
             None if self.last is None else self.last.stop_reason,
         )
@@ -82,7 +83,8 @@ class Answering:
         self._engine = engine
         self._job = job
         self._spell = spell
-        self._answers = [Answer(index) for index in range(len(job.draws))]
+        wanted = None if job.params.logprobs is None else spell
+        self._answers = [Answer(index, wanted) for index in range(len(job.draws))]
         self._requests: list[Request] = []
         self._prompt_logprobs: tuple[Logprobs | None, ...] | None = None
 
@@ -100,6 +102,7 @@ class Answering:
                     parent=self._requests[0] if index else None,
                     grammar=self._job.grammar,
                     prompt_logprobs=None if index else params.prompt_logprobs,
+                    truncate=True if params.truncate_prompt_tokens == -1 else None,
                 )
                 self._requests.append(request)
         except BaseException:
@@ -128,28 +131,25 @@ class Answering:
         if params.output_kind is RequestOutputKind.CUMULATIVE:
             return self.whole()
         news = [answer for answer in self._answers if answer.has_news or self.is_finished]
-        return self._output([self._told(answer, answer.index, delta=True) for answer in news])
+        return self._output([answer.take(answer.index, delta=True) for answer in news])
 
     def whole(self) -> RequestOutput:
         """All that has come."""
         params = self._job.params
         answers = self._best() if params.num_drawn > params.n else self._answers
-        return self._output([self._told(answer, index, delta=False) for index, answer in enumerate(answers)])
-
-    def _told(self, answer: Answer, index: int, *, delta: bool) -> CompletionOutput:
-        return answer.told(self._spell, index, scored=self._job.params.logprobs is not None, delta=delta)
+        return self._output([answer.take(index) for index, answer in enumerate(answers)])
 
     def _output(self, outputs: Sequence[CompletionOutput]) -> RequestOutput:
-        prompt, adapter = self._job.prompt, self._job.adapter
+        adapter, request = self._job.adapter, self._requests[0]
         return RequestOutput(
             self.request_id,
-            prompt.text,
-            tuple(prompt.token_ids),
+            self._job.prompt.text,
+            tuple(request.prompt_ids.tolist()),
             self._scored_prompt(),
             tuple(outputs),
             self.is_finished,
             None if adapter is None else adapter.name,
-            self._requests[0].num_cached,
+            request.num_cached,
         )
 
     def _best(self) -> list[Answer]:

@@ -32,8 +32,8 @@ class Job(NamedTuple):
 def make_job(model: Model, prompt: Encoded, params: SamplingParams, adapter: Adapters) -> Job:
     """Compiles a grammar and combines adapters, which takes its time. Raises RequestError."""
     params, spec = copy(params), params.spec()  # its owner may change it
-    if params.truncate_prompt_tokens is not None:
-        prompt = prompt._replace(token_ids=prompt.token_ids[-params.truncate_prompt_tokens :])
+    if (num_kept := params.truncate_prompt_tokens or 0) > 0:
+        prompt = prompt._replace(token_ids=prompt.token_ids[-num_kept:])
     grammar = None if spec is None else model.grammar(spec)
     return Job(prompt, params, params.draws(model), grammar, _select(model, adapter))
 

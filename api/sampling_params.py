@@ -82,7 +82,7 @@ class SamplingParams:
     allowed_token_ids: Sequence[int] | None = None
     structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
     grammar: Mapping[str, Any] | None = None
-    truncate_prompt_tokens: int | None = None  # the last so many are read
+    truncate_prompt_tokens: int | None = None  # the last so many are read; -1: as many as fit
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     detokenize: bool = True
     skip_special_tokens: bool = True
@@ -157,7 +157,7 @@ class SamplingParams:
         _check_integer("n", self.n, 1)
         if self.best_of is not None:
             _check_integer("best_of", self.best_of, self.n)
-        if self.truncate_prompt_tokens is not None:
+        if self.truncate_prompt_tokens not in (None, -1):
             _check_integer("truncate_prompt_tokens", self.truncate_prompt_tokens, 1)
         if self.prompt_logprobs is not None:
             _check_integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
