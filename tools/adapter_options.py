@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,51 +14,37 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.package import open_package
+from mistralrs_onnx.speculate import SpeculateOptions
 
-from .params import Module, Pair, Size, by_name
+from .option import Decorator, option, said
+from .params import Module, Size, by_name
 
-Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
-
-GATHERED = f"{__name__}.gathered"  # key of a click context's notes
-INDEX = f"{__name__}.index"
 CAPS = AdapterCaps()
-COUNT, RANK = "--max-loras", "--max-lora-rank"
+SUBJECT = "Adapters"
 
 
 class Found(NamedTuple):
-    """A package to run, adapters to load with it, and of X-LoRA, from which token on scalings stay as they are."""
+    """A package to run, and what the subcommand that names it says of running it.
+
+    `adapters`: to load with it. `tgt_non_granular_index`: of X-LoRA, from which token on scalings stay as they are.
+    `speculate`: unless other guesses are asked for.
+    """
 
     package: Path
     adapters: LocatedAdapters = LocatedAdapters()
     tgt_non_granular_index: int | None = None
+    repeat_last_n: int | None = None
+    speculate: SpeculateOptions | None = None
 
 
 def _option(name: str, field: str, kind: click.ParamType[Any], **rest: Any) -> Decorator:
-    return click.option(name, field, type=kind, expose_value=False, callback=_keep, **rest)
+    return option(name, field, type=kind, subject=SUBJECT, **rest)
 
 
-def _keep_index(ctx: click.Context, param: click.Parameter, value: int | None) -> None:
-    ctx.meta[INDEX] = value
-
-
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    if value not in (None, ()):
-        ctx.meta.setdefault(GATHERED, {})[param.name] = value
-
-
-NON_GRANULAR = click.option(
-    "--tgt-non-granular-index",
-    type=click.IntRange(1),
-    metavar="N",
-    help="X-LoRA: the Nth generated token's scalings are those of all later ones, which is faster.",
-    expose_value=False,
-    callback=_keep_index,
-)
 ADAPTER_OPTIONS = (
     _option(
         "--lora-modules",
-        "modules",
+        "lora_modules",
         Module(),
         multiple=True,
         metavar="NAME=PATH",
@@ -67,51 +52,69 @@ ADAPTER_OPTIONS = (
     ),
     _option(
         "--adapter-root",
-        "root",
+        "adapter_root",
         click.Path(path_type=Path, exists=True, file_okay=False),
         metavar="FOLDER",
         help="From here requests may load adapters.",
     ),
     _option(
-        COUNT,
-        "count",
+        "--max-loras",
+        "max_loras",
         click.IntRange(1),
-        cls=Pair,
-        metavar=f", {RANK} N",
-        help=f"Adapters at once, their rank.  [default: {CAPS.count}, {CAPS.rank}]",
+        metavar="N",
+        show_default=str(CAPS.count),
+        rare=True,
+        help="Adapters that are loaded at once.",
     ),
-    _option(RANK, "rank", click.IntRange(1), hidden=True),
-    _option("--adapter-mem", "num_bytes", Size(), help=f"Of all adapters.  [default: {CAPS.num_bytes >> 30}GiB]"),
+    _option(
+        "--max-lora-rank",
+        "max_lora_rank",
+        click.IntRange(1),
+        metavar="N",
+        show_default=str(CAPS.rank),
+        rare=True,
+        help="The largest rank that one may have.",
+    ),
+    _option(
+        "--adapter-mem",
+        "adapter_mem",
+        Size(),
+        show_default=f"{CAPS.num_bytes >> 30}GiB",
+        rare=True,
+        help="For all adapters, with combinations that requests ask for.",
+    ),
 )
-
-
-def non_granular_index(ctx: click.Context) -> int | None:
-    """What NON_GRANULAR was given."""
-    index: int | None = ctx.meta.get(INDEX)
-    return index
 
 
 def adapter_options(ctx: click.Context) -> AdapterOptions | None:
     """None where nothing is said about adapters."""
-    said = dict(ctx.meta.get(GATHERED, {}))
-    if not said:
+    values = said(ctx)
+    modules, root = by_name("--lora-modules", values["lora_modules"]), values["adapter_root"]
+    caps = {"count": values["max_loras"], "rank": values["max_lora_rank"], "num_bytes": values["adapter_mem"]}
+    caps = {field: cap for field, cap in caps.items() if cap is not None}
+    if not (modules or root or caps):
         return None
-    modules, root = by_name("--lora-modules", said.pop("modules", ())), said.pop("root", None)
-    return AdapterOptions(modules, root=root, caps=AdapterCaps(**said))
+    return AdapterOptions(modules, root=root, caps=replace(CAPS, **caps))
 
 
 def adapted(loading: LoadOptions, found: Found) -> LoadOptions:
     """With what came with the model too. Raises CompileError for what does not go together."""
-    said, adapters = loading.adapters, found.adapters
-    if said is not None and not (said.modules or said.root or adapters.loaded or _has_adapters(found.package)):
+    asked, adapters = loading.adapters, found.adapters
+    if asked is not None and not (asked.modules or asked.root or adapters.loaded or _has_adapters(found.package)):
         raise CompileError("there are caps of adapters, and no adapters: add --lora-modules or --adapter-root")
-    loading = replace(loading, tgt_non_granular_index=found.tgt_non_granular_index)
+    loading = replace(
+        loading,
+        tgt_non_granular_index=found.tgt_non_granular_index,
+        repeat_last_n=found.repeat_last_n,
+        speculate=loading.speculate or found.speculate,
+    )
     if not adapters.loaded:
         return loading
-    said = said or AdapterOptions()
-    for name in adapters.loaded.keys() & said.modules.keys():
+    asked = asked or AdapterOptions()
+    for name in adapters.loaded.keys() & asked.modules.keys():
         raise CompileError(f"--lora-modules has an adapter {name}, and the ordering file another: name it otherwise")
-    return replace(loading, adapters=replace(said, modules={**adapters.loaded, **said.modules}, active=adapters.active))
+    modules = {**adapters.loaded, **asked.modules}
+    return replace(loading, adapters=replace(asked, modules=modules, active=adapters.active))
 
 
 def _has_adapters(package: Path) -> bool:

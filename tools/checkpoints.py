@@ -20,75 +20,70 @@ from mistralrs_onnx.compiler.isq_map import parse_type, read_isq_map
 from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
 from mistralrs_onnx.compiler.templates.find import NAMES, find_template
 from mistralrs_onnx.source import Kind, ModelSource
+from mistralrs_onnx.which import Chosen as Chosen
+from mistralrs_onnx.which import Defaults
 from mistralrs_onnx.xlora_source import XLoraSource
 
+from .command_line import Group
 from .failures import reported
+from .option import Decorator, decorated, option, said
 from .params import Module, by_name
+from .selector_options import FILE as SELECTOR
+from .selector_options import TEXT as SELECTOR_TEXT
+from .selector_options import Selected, choose_selected
 
-Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
-
-GATHERED = f"{__name__}.gathered"  # key of a click context's notes
-
-
-class Chosen(NamedTuple):
-    """A checkpoint, and how it is compiled."""
-
-    source: ModelSource
-    options: CompileOptions
+MODEL = "Model and quantization"  # subject
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Options that every command has need not be a parameter of each."""
-    ctx.meta.setdefault(GATHERED, {})[param.name] = value
-
-
-def _option(*names: str, **rest: Any) -> Decorator:
-    return click.option(*names, expose_value=False, callback=_keep, **rest)
-
-
+Run = Callable[[Any, Chosen, Selected], None]
 EXISTING = click.Path(path_type=Path, exists=True)
-TEMPLATE = _option("-c", "--chat-template", metavar="NAME", help=f"A file, or {', '.join(NAMES)}.")
+TEMPLATE = option("-c", "--chat-template", metavar="NAME", subject=MODEL, help=f"A file, or {', '.join(NAMES)}.")
 GLOBAL = (
-    _option("--isq", metavar="TYPE", help="Quantize: Q4_0 ... Q8K, 2 3 4 5 6 8, int4, int8."),
-    _option("--block-size", type=int, metavar="N", help="Of int4 and int8: 16 to 256."),
-    _option("--isq-map", type=EXISTING, metavar="FILE", help="Patterns and types, for some matrices."),
-    _option("--requantize", is_flag=True, help="Quantize what is quantized already, too."),
-    _option("--token-source", default="cache", metavar="SOURCE", help=f"Hub token: {GRAMMAR}."),
-    _option("--offline", is_flag=True, help="Ask no hub; what was fetched before serves."),
+    option("--isq", metavar="TYPE", subject=MODEL, help="Quantize: Q4_0 ... Q8K, 2 3 4 5 6 8, int4, int8."),
+    option("--block-size", type=int, metavar="N", subject=MODEL, rare=True, help="Of int4 and int8: 16 to 256."),
+    option(
+        "--isq-map",
+        type=EXISTING,
+        metavar="FILE",
+        subject=MODEL,
+        rare=True,
+        help="Patterns and types, for some matrices.",
+    ),
+    option("--requantize", is_flag=True, subject=MODEL, rare=True, help="Quantize what is quantized already, too."),
+    option("--token-source", default="cache", metavar="SOURCE", subject=MODEL, help=f"Hub token: {GRAMMAR}."),
+    option("--offline", is_flag=True, subject=MODEL, rare=True, help="Ask no hub; what was fetched before serves."),
 )
-MODEL = _option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")
-FILE_MODEL = _option("-m", "--quantized-model-id", "model", required=True, help="Folder, or repository of the hub.")
-FILE = _option("-f", "--quantized-filename", "filename", required=True, help="File in it.")
-REVISION = _option("--revision", help="Branch, tag or commit of the repository.")
-TOKENIZER = _option("-t", "--tok-model-id", "tokenizer", help="Folder or repository with the tokenizer to use.")
-TOKENIZER_FILE_T = _option("-t", "--tokenizer-json", help="The tokenizer.json to use.")
-TOKENIZER_FILE = _option("--tokenizer-json", help="The tokenizer.json to use.")
+MODEL_ID = option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")
+FILE_MODEL = option("-m", "--quantized-model-id", "model", required=True, help="Folder, or repository of the hub.")
+FILE = option("-f", "--quantized-filename", "filename", required=True, help="File in it.")
+REVISION = option("--revision", help="Branch, tag or commit of the repository.")
+TOKENIZER = option("-t", "--tok-model-id", "tokenizer", help="Folder or repository with the tokenizer to use.")
+TOKENIZER_FILE = option("--tokenizer-json", help="The tokenizer.json to use.")
+TOKENIZER_FILE_T = option("-t", "--tokenizer-json", help="The tokenizer.json to use.")
 ARCH_HELP = f"Before what the checkpoint says: {', '.join(ARCHS)}."
-ARCH = _option("-a", "--arch", metavar="NAME", help=ARCH_HELP)
-LONG_ARCH = _option("--arch", metavar="NAME", help=ARCH_HELP)
-DTYPE = _option(
+ARCH = option("-a", "--arch", metavar="NAME", help=ARCH_HELP)
+LONG_ARCH = option("--arch", metavar="NAME", help=ARCH_HELP)
+DTYPE = option(
     "-d",
     "--dtype",
-    type=click.Choice(list(DTYPES)),
+    type=click.Choice(list(DTYPES), case_sensitive=False),
     default="auto",
-    show_default=True,
     help="Of dense weights; auto: as they are, on CPUs.",
 )
-PRE = _option("--pre", metavar="NAME", help="How text is cut into words, before what the file says.")
-GQA = _option("-g", "--gqa", type=click.IntRange(1), default=1, show_default=True, help="Heads that share a key head.")
-BASE = _option("-m", "--model-id", "model", help="Folder, or repository; else base_model_id of the ordering file.")
+PRE = option("--pre", metavar="NAME", help="How text is cut into words, before what the file says.")
+GQA = option("-g", "--gqa", type=click.IntRange(1), metavar="N", default=1, help="Heads that share a key head.")
+BASE = option("-m", "--model-id", "model", help="Folder, or repository; else base_model_id of the ordering file.")
 ADAPTERS = (
-    _option("-a", "--adapters-model-id", required=True, help="Folder or repository of the adapters."),
-    _option(
+    option("-a", "--adapters-model-id", required=True, help="Folder or repository of the adapters."),
+    option(
         "--merge-dtype",
         type=click.Choice(list(MERGE_DTYPES)),
         help="Of weights that adapters change; else they keep their type.",
     ),
 )
 XLORA = (
-    _option("-x", "--xlora-model-id", required=True, help="Folder or repository of classifier and adapters."),
-    _option(
+    option("-x", "--xlora-model-id", required=True, help="Folder or repository of classifier and adapters."),
+    option(
         "--adapter",
         "places",
         type=Module(),
@@ -118,11 +113,11 @@ ADAPTED = "; adapters are merged into it, or loaded where the ordering file has 
 PLAIN_TEXT = "A folder or repository of safetensors, config.json and tokenizer"
 GGUF_TEXT = "A GGUF file; its quantization is kept exactly. Of a split one, name the first part"
 GGML_TEXT = "A llama file from before GGUF (ggml, ggmf, ggjt)"
-PLAIN_OPTIONS = (_option("-t", "--tokenizer-json", help="The tokenizer.json to use."), DTYPE, REVISION)
+PLAIN_OPTIONS = (TOKENIZER_FILE_T, DTYPE, REVISION)
 GGUF_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, DTYPE, REVISION)
 GGML_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION)
 COMMANDS = {
-    "plain": Checkpoint("plain", f"{PLAIN_TEXT}.", (MODEL, ARCH, *PLAIN_OPTIONS)),
+    "plain": Checkpoint("plain", f"{PLAIN_TEXT}.", (MODEL_ID, ARCH, *PLAIN_OPTIONS)),
     "lora": Checkpoint("plain", PLAIN_TEXT + ADAPTED, (BASE, *ADAPTERS, LONG_ARCH, *PLAIN_OPTIONS), "lora"),
     "x-lora": Checkpoint("plain", PLAIN_TEXT + MIXED, (BASE, *XLORA, ARCH, *PLAIN_OPTIONS), "x-lora"),
     "gguf": Checkpoint("gguf", f"{GGUF_TEXT}.", (*GGUF_OPTIONS, ARCH)),
@@ -134,13 +129,23 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+ALIASES = {"x-lora-plain": "x-lora", "lora-plain": "lora"}
+SEEING = "models that see images are not supported: plain, gguf and ggml are for models of text"
+
+
+class Commands(Group):
     """A group whose help has one line for each kind of checkpoint."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, [ALIASES.get(args[0], args[0]), *args[1:]])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines: dict[str, list[str]] = {}
-        for name in self.commands:
-            lines.setdefault(COMMANDS[name].kind if name in COMMANDS else name, []).append(name)
+        for name, command in self.commands.items():
+            if not command.hidden:
+                lines.setdefault(COMMANDS[name].kind if name in COMMANDS else name, []).append(name)
         with formatter.section("Commands"):
             formatter.write_dl(
                 [(", ".join(names), self.commands[first].get_short_help_str(80)) for first, names in lines.items()]
@@ -149,18 +154,12 @@ class Commands(click.Group):
 
 def checkpoint_options(*, chat_template: bool = True) -> Decorator:
     """What stands before the subcommand."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed((*([TEMPLATE] if chat_template else []), *GLOBAL)):
-            command = option(command)
-        return command
-
-    return decorate
+    return lambda command: decorated(command, (*([TEMPLATE] if chat_template else []), *GLOBAL))
 
 
 def add_checkpoints(
     group: click.Group,
-    run: Callable[[Any, Chosen], None],
+    run: Run,
     extra: tuple[Decorator, ...] = (),
     adapted: Mapping[Family, tuple[Decorator, ...]] = MappingProxyType({}),
     order: tuple[str, ...] = ("-o", "--order"),
@@ -172,52 +171,67 @@ def add_checkpoints(
     for name, checkpoint in COMMANDS.items():
         options, family = list(checkpoint.options), checkpoint.family
         if family is not None:
-            options += [_option(*order, type=EXISTING, metavar="FILE", help=ORDER_HELP[family])]
+            options += [option(*order, type=EXISTING, metavar="FILE", help=ORDER_HELP[family])]
             options += adapted.get(family, ())
-        _add(group, name, checkpoint, [*options, *extra], run)
+        _add(group, name, checkpoint.text, [*options, *extra], _chooser(checkpoint.kind, run))
+    _add(
+        group,
+        "toml",
+        SELECTOR_TEXT,
+        [SELECTOR, *extra],
+        lambda ctx: run(ctx.obj, *choose_selected(ctx, _defaults(ctx))),
+    )
+    _add(group, "vision-plain", SEEING, [MODEL_ID, ARCH, *PLAIN_OPTIONS, *extra], _refuse)
+    group.commands["vision-plain"].hidden = True
 
 
 def _add(
-    group: click.Group,
-    name: str,
-    checkpoint: Checkpoint,
-    options: Sequence[Decorator],
-    run: Callable[[Any, Chosen], None],
+    group: click.Group, name: str, text: str, options: Sequence[Decorator], act: Callable[[click.Context], None]
 ) -> None:
     def callback(ctx: click.Context) -> None:
         with reported():
-            run(ctx.obj, choose(checkpoint.kind, ctx.meta[GATHERED]))
+            act(ctx)
 
-    command: Command = click.pass_context(callback)
-    for option in reversed(options):
-        command = option(command)
-    group.command(name, help=checkpoint.text)(command)
+    group.command(name, help=text)(decorated(click.pass_context(callback), options))
+
+
+def _chooser(kind: Kind, run: Run) -> Callable[[click.Context], None]:
+    return lambda ctx: run(ctx.obj, choose(kind, said(ctx)), Selected())
+
+
+def _refuse(ctx: click.Context) -> None:
+    raise CompileError(f"{said(ctx)['model']}: {SEEING}")
+
+
+def _defaults(ctx: click.Context) -> Defaults:
+    """What is said of any model. Raises CompileError."""
+    return Defaults(chosen_options(ctx), parse_token_source(said(ctx)["token_source"]), said(ctx)["offline"])
 
 
 def chosen_options(ctx: click.Context) -> CompileOptions:
     """How to compile, as far as it is said before the subcommand. Raises CompileError."""
-    return _options(ctx.meta[GATHERED])
+    return _options(said(ctx))
 
 
-def choose(kind: Kind, said: Mapping[str, Any]) -> Chosen:
+def choose(kind: Kind, values: Mapping[str, Any]) -> Chosen:
     """Raises CompileError for what cannot be meant."""
     adapters = xlora = None
-    if said.get("adapters_model_id") is not None:
-        adapters = AdapterSource(said["adapters_model_id"], said["order"])
-    if said.get("xlora_model_id") is not None:
-        xlora = XLoraSource(said["xlora_model_id"], said["order"], by_name("--adapter", said["places"]))
+    if values.get("adapters_model_id") is not None:
+        adapters = AdapterSource(values["adapters_model_id"], values["order"])
+    if values.get("xlora_model_id") is not None:
+        xlora = XLoraSource(values["xlora_model_id"], values["order"], by_name("--adapter", values["places"]))
     source = ModelSource(
         kind,
-        said["model"] or _base(adapters or xlora),
-        filename=said.get("filename"),
-        tokenizer=said.get("tokenizer_json") or said.get("tokenizer"),
-        revision=said.get("revision"),
-        token_source=parse_token_source(said["token_source"]),
-        offline=said["offline"],
+        values["model"] or _base(adapters or xlora),
+        filename=values.get("filename"),
+        tokenizer=values.get("tokenizer_json") or values.get("tokenizer"),
+        revision=values.get("revision"),
+        token_source=parse_token_source(values["token_source"]),
+        offline=values["offline"],
         adapters=adapters,
         xlora=xlora,
     )
-    return Chosen(source, _options(said))
+    return Chosen(source, _options(values))
 
 
 def _base(adapters: AdapterSource | XLoraSource | None) -> str:
@@ -227,20 +241,19 @@ def _base(adapters: AdapterSource | XLoraSource | None) -> str:
     return ordering.base_model_id
 
 
-def _options(said: Mapping[str, Any]) -> CompileOptions:
-    template = said.get("chat_template")
+def _options(values: Mapping[str, Any]) -> CompileOptions:
+    template = values.get("chat_template")
     reading = Reading(
-        arch=said.get("arch"),
-        pre=said.get("pre"),
+        arch=values.get("arch"),
+        pre=values.get("pre"),
         chat_template=None if template is None else find_template(template),
-        gqa=said.get("gqa", 1),
+        gqa=values.get("gqa", 1),
     )
-    return CompileOptions(
-        dtype=said.get("dtype", "auto"), isq=_isq(said), reading=reading, merge_dtype=said.get("merge_dtype")
-    )
+    dtype, merge_dtype = values.get("dtype", "auto"), values.get("merge_dtype")
+    return CompileOptions(dtype=dtype, isq=_isq(values), reading=reading, merge_dtype=merge_dtype)
 
 
-def _isq(said: Mapping[str, Any]) -> Isq:
-    rules = () if said["isq_map"] is None else read_isq_map(said["isq_map"])
-    kind = None if said["isq"] is None else parse_type(said["isq"], said["block_size"])
-    return Isq(kind, rules, requantize=said["requantize"])
+def _isq(values: Mapping[str, Any]) -> Isq:
+    rules = () if values["isq_map"] is None else read_isq_map(values["isq_map"])
+    kind = None if values["isq"] is None else parse_type(values["isq"], values["block_size"])
+    return Isq(kind, rules, requantize=values["requantize"])

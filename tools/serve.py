@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
 
 import click
 
@@ -18,8 +18,11 @@ from mistralrs_onnx.server.model import Model
 
 from .adapter_options import adapted
 from .checkpoints import Commands, checkpoint_options
+from .command_line import SETTINGS
 from .failures import reported
 from .interactive import chat
+from .logs import set_up_logging
+from .option import Command, decorated, option, said
 from .options import CompiledNow, Locate, add_models, chosen, load_found, run_options
 from .progress import compile_progress
 
@@ -33,50 +36,83 @@ class Wanted:
     interactive: bool
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+SERVING = "Serving"  # subject
+SERVE_OPTIONS = (
+    option("-i", "--interactive-mode", is_flag=True, subject=SERVING, help="Chat in this terminal, serve nothing."),
+    option(
+        "-p",
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="N",
+        default=1234,
+        subject=SERVING,
+        help="Port to serve on; 0: any free one.",
+    ),
+    option(
+        "--host", "--serve-ip", default="127.0.0.1", metavar="ADDRESS", subject=SERVING, help="Address to serve on."
+    ),
+    option(
+        "-l",
+        "--log",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        subject=SERVING,
+        help="Write each request and answer to this file.",
+    ),
+    option(
+        "-t",
+        "--truncate-sequence",
+        is_flag=True,
+        subject=SERVING,
+        rare=True,
+        help="Prompts that are too long lose their beginning, instead of being refused.",
+    ),
+    option(
+        "--generation-config",
+        type=click.Choice(["auto", "none"]),
+        default="auto",
+        subject=SERVING,
+        rare=True,
+        help="auto: sample as the model recommends what requests do not say.",
+    ),
+    option(
+        "--drain-timeout",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        default=30.0,
+        subject=SERVING,
+        rare=True,
+        help="Time that running answers get when the server is stopped.",
+    ),
+)
+EXAMPLES = """
+\b
+Examples:
+  mistralrs-server -p 8080 demo
+  mistralrs-server gguf -m ~/models -f model.Q4_K_M.gguf
+  mistralrs-server --isq Q4K --max-seqs 32 plain -m Qwen/Qwen2.5-0.5B-Instruct
+  mistralrs-server --config server.toml
+"""
+
+
+def serve_options(command: Command) -> Command:
+    return decorated(command, SERVE_OPTIONS)
+
+
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(package_name="mistralrs-onnx")
-@click.option("-i", "--interactive-mode", "interactive", is_flag=True, help="Chat in this terminal, serve nothing.")
-@click.option(
-    "-p",
-    "--port",
-    type=click.IntRange(0, 65535),
-    metavar="N",
-    default=1234,
-    show_default=True,
-    help="Port to serve on.",
-)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on.")
-@click.option(
-    "--drain-timeout",
-    type=click.FloatRange(0),
-    metavar="SECONDS",
-    default=30.0,
-    show_default=True,
-    help="That running answers get when stopped.",
-)
-@click.option(
-    "--generation-config",
-    type=click.Choice(["auto", "none"]),
-    metavar="auto|none",
-    default="auto",
-    show_default=True,
-    help="auto: sample as the model recommends.",
-)
+@serve_options
 @run_options
 @checkpoint_options()
 @click.pass_context
-def main(
-    ctx: click.Context,
-    port: int,
-    host: str,
-    drain_timeout: float,
-    generation_config: Literal["auto", "none"],
-    *,
-    interactive: bool,
-) -> None:
-    """Serve a language model over an OpenAI-compatible HTTP API, like: mistralrs-server -p 8080 demo"""
-    loading = replace(chosen(ctx), generation_config=generation_config)
-    ctx.obj = Wanted(ServerOptions(host, port, drain_timeout), loading, interactive)
+def main(ctx: click.Context) -> None:
+    """Serve a language model over an OpenAI-compatible HTTP API."""
+    set_up_logging()
+    values, loading = said(ctx), chosen(ctx)
+    engine = replace(loading.engine, truncate_sequence=values["truncate_sequence"])
+    loading = replace(loading, engine=engine, generation_config=values["generation_config"])
+    server = ServerOptions(values["host"], values["port"], values["drain_timeout"], log_file=values["log"])
+    ctx.obj = Wanted(server, loading, interactive=values["interactive_mode"])
 
 
 def run(wanted: Wanted, locate: Locate) -> None:

@@ -3,55 +3,76 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import click
 
 from mistralrs_onnx.speculate import LARGEST_DRAFT, SpeculateOptions
 
-from .params import Pair
+from .command_line import is_selected
+from .option import option, said
 
-GATHERED = f"{__name__}.gathered"  # key of a click context's notes
-LOOKUP, DRAFT, GAMMA = "--prompt-lookup", "--draft", "--gamma"
+LOOKUP, DRAFT, GAMMA, FIXED = "--prompt-lookup", "--draft", "--gamma", "--fixed-gamma"
 DEFAULT = SpeculateOptions("lookup").gamma
-
-
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    ctx.meta.setdefault(GATHERED, {})[param.opts[0]] = value
-
+SUBJECT = "Guessed tokens"
 
 SPECULATE_OPTIONS = (
-    click.option(
+    option(
         LOOKUP,
         is_flag=True,
+        subject=SUBJECT,
         help="Guess that text goes on as it did before: the same tokens, sooner.",
-        expose_value=False,
-        callback=_keep,
     ),
-    click.option(
+    option(
         DRAFT,
         type=click.Path(path_type=Path, exists=True, file_okay=False),
-        cls=Pair,
-        metavar=f" PACKAGE, {GAMMA} N",
-        help=f"A smaller model guesses; up to N of a step.  [default: {DEFAULT}]",
-        expose_value=False,
-        callback=_keep,
+        metavar="PACKAGE",
+        subject=SUBJECT,
+        help="A smaller model of the same vocabulary guesses.",
     ),
-    click.option(GAMMA, type=click.IntRange(1, LARGEST_DRAFT), hidden=True, expose_value=False, callback=_keep),
+    option(
+        GAMMA,
+        type=click.IntRange(1, LARGEST_DRAFT),
+        metavar="N",
+        subject=SUBJECT,
+        rare=True,
+        show_default=str(DEFAULT),
+        help=f"Tokens to guess in a step at most, up to {LARGEST_DRAFT}.",
+    ),
+    option(
+        FIXED,
+        is_flag=True,
+        subject=SUBJECT,
+        rare=True,
+        help="Guess as many in every step, however many were wrong before.",
+    ),
 )
 
 
 def speculate_options(ctx: click.Context) -> SpeculateOptions | None:
-    """None where nothing is to be guessed. Raises UsageError for options that do not go together."""
-    said = ctx.meta[GATHERED]
-    lookup, draft, gamma = said[LOOKUP], said[DRAFT], said[GAMMA]
+    """None where nothing is to be guessed, or a selector is yet to say. Raises UsageError for contradictions."""
+    lookup, draft = said(ctx)["prompt_lookup"], said(ctx)["draft"]
     if lookup and draft is not None:
         raise click.UsageError(f"{LOOKUP} and {DRAFT} both guess tokens: leave one of them out")
-    if not lookup and draft is None:
-        if gamma is not None:
-            raise click.UsageError(f"{GAMMA} bounds guesses, and nothing guesses: add {LOOKUP} or {DRAFT} PACKAGE")
-        return None
-    return SpeculateOptions("lookup" if lookup else draft, gamma or DEFAULT)
+    if lookup or draft is not None:
+        return guessing(ctx, draft or "lookup")
+    if not is_selected(ctx):
+        check_nobody(ctx)
+    return None
+
+
+def guessing(ctx: click.Context, draft: Path | Literal["lookup"], gamma: int | None = None) -> SpeculateOptions:
+    """`gamma`: where the command line says none. Raises PackageError where it is too large or small."""
+    values = said(ctx)
+    gamma = values.get("gamma") or gamma
+    return SpeculateOptions(draft, DEFAULT if gamma is None else gamma, adaptive=not values.get("fixed_gamma", False))
+
+
+def check_nobody(ctx: click.Context) -> None:
+    """Raises UsageError for options of guesses."""
+    for name, value in ((GAMMA, said(ctx).get("gamma")), (FIXED, said(ctx).get("fixed_gamma"))):
+        if value:
+            raise click.UsageError(f"{name} is of guesses, and nothing guesses: add {LOOKUP} or {DRAFT} PACKAGE")
 
 
 def speculate_note(speculate: SpeculateOptions | None) -> str:

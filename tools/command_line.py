@@ -1,0 +1,182 @@
+"""Groups of commands: options come from the command line, the environment or a file, and help shows the usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from .config_file import config_lines, read_config
+from .option import ABOUT, ANY, Option, name_variables, said, subject_of, variable, variable_set
+
+SELECTOR, EVERYTHING = f"{__name__}.selector", f"{__name__}.everything"  # keys of a click context's notes
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+ELSEWHERE = """
+\b
+Options may be set in the environment too (MISTRALRS_MAX_SEQS=4 is --max-seqs 4, MISTRALRS_VERIFY=1 is --verify) and
+in a TOML file (--config FILE; max-seqs = 4, verify = true; [model] names a model as for `toml -f`, [gguf] has options
+of the subcommand gguf). The command line wins over the environment, that over the file. --print-config shows all.
+"""
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and isinstance(ctx.command, click.Group):
+        config = read_config(path, ctx.command)
+        ctx.default_map = config.defaults
+        if config.selector:
+            ctx.meta[SELECTOR] = config.selector
+            config.defaults["toml"] = {"file": path}
+    return path
+
+
+def _show_everything(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta[EVERYTHING] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+CONFIG = Option(
+    ["--config"],
+    type=FILE,
+    metavar="FILE",
+    is_eager=True,
+    envvar=variable("config"),
+    callback=_read_config,
+    subject=ABOUT,
+    help="TOML file with options, and maybe the model.",
+)
+PRINT_CONFIG = Option(
+    ["--print-config"], is_flag=True, subject=ABOUT, rare=True, help="Show each option's value and origin, and end."
+)
+HELP_ALL = Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    callback=_show_everything,
+    subject=ABOUT,
+    help="Show all options, and where else they may be set.",
+)
+
+
+class Subcommand(click.Command):
+    """A command of a Group."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with origin_of_mistakes(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        print_if_asked(ctx)
+        return super().invoke(ctx)
+
+
+class Command(Subcommand):
+    """Has a page of help with the usual options and one with all, and reads them from everywhere."""
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.params += [CONFIG, PRINT_CONFIG, HELP_ALL]
+        name_variables(self)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        divide = by_subject if ctx.meta.get(EVERYTHING, False) else usual
+        for title, params in divide(self.get_params(ctx)).items():
+            with formatter.section(title):
+                formatter.write_dl([record for each in params if (record := each.get_help_record(ctx))])
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        if ctx.meta.get(EVERYTHING, False):
+            formatter.write_paragraph()
+            formatter.write_text(ELSEWHERE.strip())
+
+
+class Group(Command, click.Group):
+    """A file given with --config that says which model makes a subcommand unnecessary: it is `toml` then."""
+
+    command_class = Subcommand
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest, invoke_without_command=True, no_args_is_help=False)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        super().add_command(cmd, name)
+        name_variables(cmd)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_empty = not args
+        rest = super().parse_args(ctx, args)
+        if is_empty and SELECTOR not in ctx.meta and not ctx.resilient_parsing:
+            raise click.exceptions.NoArgsIsHelpError(ctx)
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs `toml` where a file says which model, and no subcommand does."""
+        result = click.Group.invoke(self, ctx)
+        if ctx.invoked_subcommand is not None:
+            return result
+        if SELECTOR in ctx.meta:
+            with self.commands["toml"].make_context("toml", [], parent=ctx) as inner:
+                return inner.command.invoke(inner)
+        print_if_asked(ctx)
+        return ctx.fail("Missing command.")
+
+
+def is_selected(ctx: click.Context) -> bool:
+    """Whether a selector says which model, as far as a group knows before its subcommand runs."""
+    return ctx.invoked_subcommand == "toml" or (ctx.invoked_subcommand is None and SELECTOR in ctx.meta)
+
+
+def usual(params: Sequence[click.Parameter]) -> dict[str, list[click.Parameter]]:
+    """What is about the command itself comes last."""
+    shown = [each for each in params if not (isinstance(each, Option) and each.rare)]
+    return {ANY: sorted(shown, key=lambda each: subject_of(each) == ABOUT)}
+
+
+def by_subject(params: Sequence[click.Parameter]) -> dict[str, list[click.Parameter]]:
+    """As `usual`."""
+    found: dict[str, list[click.Parameter]] = {}
+    for each in params:
+        found.setdefault(subject_of(each), []).append(each)
+    return {**found, ABOUT: found.pop(ABOUT)}
+
+
+def print_if_asked(ctx: click.Context) -> None:
+    """Options of the group, and of the subcommand if there is one."""
+    if not said(ctx).get(PRINT_CONFIG.name):
+        return
+    file = said(ctx)[CONFIG.name]
+    outer = ctx if ctx.parent is None or isinstance(ctx.command, Group) else ctx.parent
+    click.echo("\n".join(config_lines(outer, file)))
+    if outer is not ctx:
+        click.echo("\n".join([f"\n[{ctx.info_name}]", *config_lines(ctx, file)]))
+    ctx.exit()
+
+
+@contextmanager
+def origin_of_mistakes(ctx: click.Context) -> Iterator[None]:
+    """Says where a value was found that is none, unless it is on the command line."""
+    try:
+        yield
+    except click.BadParameter as error:
+        if error.param is None or not (origin := _origin(ctx, error.param)):
+            raise
+        raise click.BadParameter(f"{error.message} It is from {origin}.", error.ctx, error.param) from error
+
+
+def _origin(ctx: click.Context, param: click.Parameter) -> str:
+    match ctx.get_parameter_source(param.name or ""):
+        case ParameterSource.ENVIRONMENT:
+            return variable_set(param)
+        case ParameterSource.DEFAULT_MAP:
+            return str(said(ctx)[CONFIG.name])
+        case _:
+            return ""
