@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+Note = Callable[[bytes], None]
 SSE_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -38,12 +39,17 @@ class Running(NamedTuple):
     inbox: Inbox
 
 
-async def answer(request: Request, job: Job, model: Model, bridge: Bridge, keep_alive: float) -> HTTPResponse | None:
-    """The response to send, or None when a stream was sent. Raises RequestError before anything is sent."""
+async def answer(
+    request: Request, job: Job, model: Model, bridge: Bridge, keep_alive: float, note: Note
+) -> HTTPResponse | None:
+    """The response to send, or None when a stream was sent, of which `note` is told.
+
+    Raises RequestError before anything is sent.
+    """
     head = {"id": job.shape.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": job.served.name}
     with submitted(model.engine, job, bridge) as running:
         if job.stream:
-            await send(request, events(job, running, head, keep_alive))
+            await send(request, events(job, running, head, keep_alive), note)
             return None
         return HTTPResponse(orjson.dumps(await whole(job, running, head)), content_type="application/json")
 
@@ -205,18 +211,21 @@ async def events(job: Job, running: Running, head: JSON, keep_alive: float) -> A
             opening = b""
 
 
-async def send(request: Request, pieces: AsyncIterator[bytes]) -> None:
+async def send(request: Request, pieces: AsyncIterator[bytes], note: Note) -> None:
     """Headers go out with the first piece, so that a failure before it still has its own status."""
     response: HTTPResponse | None = None
     try:
         async for piece in pieces:
             if response is None:
                 response = await respond(request)
+            note(piece)
             await response.send(piece)
     except Exception as error:
         if response is None:
             raise
-        await response.send(event(error_body(_told(error, request))))
+        data = event(error_body(_told(error, request)))
+        note(data)
+        await response.send(data)
     if response is not None:
         await response.send(b"", end_stream=True)
 

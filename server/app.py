@@ -29,6 +29,7 @@ from .gate import Gate
 from .jobs import JSON, Job
 from .model import Model
 from .requantize import Requantizer
+from .request_log import RequestLog
 from .schemas import (
     ActivateRequest,
     Body,
@@ -66,8 +67,10 @@ class Service:
         bridge: Bridge,
         pool: Executor,
         limits: Limits,
+        log: RequestLog | None = None,
     ) -> None:
         self.gate = gate
+        self.log = log
         self.limits = limits
         self._requantizer = requantizer
         self._changes = changes
@@ -92,7 +95,8 @@ class Service:
                 return make_job(self._reader.read(schema, request.body), model)
 
             job = await asyncio.get_running_loop().run_in_executor(self._pool, prepare)
-            return await answer(request, job, model, self._bridge, self.limits.keep_alive)
+            note = _nothing if self.log is None else self.log.response
+            return await answer(request, job, model, self._bridge, self.limits.keep_alive, note)
 
     async def re_isq(self, request: Request) -> HTTPResponse:
         body = self._read(ReIsqRequest, request)
@@ -162,6 +166,10 @@ def cards(model: Model, created: int) -> dict[str, JSON]:
     return {model.name: card(model.name, None)} | adapted
 
 
+def _nothing(data: bytes) -> None:
+    """Nobody keeps what is sent."""
+
+
 def json_response(body: JSON) -> HTTPResponse:
     return HTTPResponse(orjson.dumps(body), content_type="application/json")
 
@@ -189,6 +197,8 @@ def create_app(name: str, service: Service) -> App:
     app.add_route(service.health, "/health", methods=["GET"], name="health")
     app.add_route(service.ready, "/ready", methods=["GET"], name="ready")
     app.register_middleware(echo_request_id, "response")
+    if service.log is not None:
+        _keep_log(app, service.log)
     app.exception(PayloadTooLarge)(refuse_large)
     return app
 
@@ -201,6 +211,21 @@ def _configure(app: App, limits: Limits) -> None:
     app.config.REQUEST_MAX_SIZE = limits.max_body
     # Reading pauses at this size and hides that a client left; above any body it never does.
     app.config.REQUEST_BUFFER_SIZE = limits.max_body + (64 << 10)
+
+
+def _keep_log(app: App, log: RequestLog) -> None:
+    """Of what asks for something: most other requests come from whoever watches the server."""
+
+    async def note_request(request: Request) -> None:
+        if request.method == "POST":
+            log.request(request.body)
+
+    async def note_response(request: Request, response: BaseHTTPResponse) -> None:
+        if request.method == "POST" and response.body:  # streams are told of as they are sent
+            log.response(response.body)
+
+    app.register_middleware(note_request, "request")
+    app.register_middleware(note_response, "response")
 
 
 async def echo_request_id(request: Request, response: BaseHTTPResponse) -> None:

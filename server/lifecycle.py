@@ -21,6 +21,7 @@ from .app import App, Limits, Service, create_app
 from .gate import Gate
 from .model import Model
 from .requantize import Requantize, Requantizer
+from .request_log import RequestLog
 from .streams import Bridge
 
 FAREWELL = 2.0  # seconds for answers that were cut off, and for closing connections
@@ -44,7 +45,7 @@ class ServerOptions:
 class Server:
     """Serves one model. Binds its port at once, and answers 503 there until `load` returned.
 
-    `requantize` makes the model that /re_isq asks for. Raises OSError when the port cannot be had.
+    `requantize` makes the model that /re_isq asks for. Raises OSError when the port cannot be had, and LogFileError.
     """
 
     def __init__(
@@ -58,7 +59,12 @@ class Server:
         self._requantize = requantize
         self._options = options
         self._on_ready = on_ready
-        self._socket = bind(options.host, options.port)
+        self._log = None if options.log_file is None else RequestLog(options.log_file)
+        try:
+            self._socket = bind(options.host, options.port)
+        except OSError:
+            self._close_log()
+            raise
         self.port: int = self._socket.getsockname()[1]
         self._stopping = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,20 +76,27 @@ class Server:
 
     def run(self) -> None:
         """Blocks until stopped, by a signal when this is the main thread. Raises what `load` raises."""
-        with self._socket:
-            asyncio.run(self._run())
+        try:
+            with self._socket:
+                asyncio.run(self._run())
+        finally:
+            self._close_log()
 
     def stop(self) -> None:
         """From any thread, while running: drains, then ends."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._stopping.set)
 
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         gate = Gate()
         requantizer, changes = Requantizer(gate, self._requantize), AdapterChanges(gate)
         with ThreadPoolExecutor(2, "prepare") as pool:
-            service = Service(gate, requantizer, changes, Bridge(self._loop), pool, self._options.limits)
+            service = Service(gate, requantizer, changes, Bridge(self._loop), pool, self._options.limits, self._log)
             app = create_app(f"mistralrs-{secrets.token_hex(8)}", service)
             server = await listen(app, self._socket)
             self._handle_signals()
