@@ -17,7 +17,7 @@ from mistralrs_onnx.compiler.sizes import size_text
 from mistralrs_onnx.runtime.errors import PackageError
 
 from .failures import INTERRUPTED, reported
-from .tables import Section, show
+from .sections import Section, show
 
 EXAMPLES = """
 \b
