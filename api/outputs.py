@@ -40,7 +40,6 @@ class CompletionOutput:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
 
-    @property
     def finished(self) -> bool:
         return self.finish_reason is not None
 
