@@ -10,17 +10,18 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .config_file import config_lines, read_config
+from .config_file import read_config
 from .option import ABOUT, ANY, Option, name_variables, said, subject_of, variable, variable_set
+from .print_config import config_lines
 
 SELECTOR, EVERYTHING = f"{__name__}.selector", f"{__name__}.everything"  # keys of a click context's notes
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
-ELSEWHERE = """
-\b
-Options may be set in the environment too (MISTRALRS_MAX_SEQS=4 is --max-seqs 4, MISTRALRS_VERIFY=1 is --verify) and
-in a TOML file (--config FILE; max-seqs = 4, verify = true; [model] names a model as for `toml -f`, [gguf] has options
-of the subcommand gguf). The command line wins over the environment, that over the file. --print-config shows all.
-"""
+ELSEWHERE = (
+    "Options may be set in the environment (MISTRALRS_MAX_SEQS=4 is --max-seqs 4, MISTRALRS_VERIFY=1 is --verify) and "
+    "in a TOML file that --config names (max-seqs = 4, verify = true; a table [gguf] has options of the subcommand "
+    "gguf, and [model] names a model as for toml). The command line comes before the environment, and that before the "
+    "file. --print-config shows what comes of it."
+)
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> Path | None:
@@ -29,7 +30,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) 
         ctx.default_map = config.defaults
         if config.selector:
             ctx.meta[SELECTOR] = config.selector
-            config.defaults["toml"] = {"file": path}
+            config.defaults["toml"] = {**config.defaults.get("toml", {}), "file": path}
     return path
 
 
@@ -96,7 +97,7 @@ class Command(Subcommand):
         super().format_epilog(ctx, formatter)
         if ctx.meta.get(EVERYTHING, False):
             formatter.write_paragraph()
-            formatter.write_text(ELSEWHERE.strip())
+            formatter.write_text(ELSEWHERE)
 
 
 class Group(Command, click.Group):
@@ -146,18 +147,16 @@ def by_subject(params: Sequence[click.Parameter]) -> dict[str, list[click.Parame
     found: dict[str, list[click.Parameter]] = {}
     for each in params:
         found.setdefault(subject_of(each), []).append(each)
-    return {**found, ABOUT: found.pop(ABOUT)}
+    about = found.pop(ABOUT)
+    return {**found, ABOUT: about}
 
 
 def print_if_asked(ctx: click.Context) -> None:
     """Options of the group, and of the subcommand if there is one."""
     if not said(ctx).get(PRINT_CONFIG.name):
         return
-    file = said(ctx)[CONFIG.name]
-    outer = ctx if ctx.parent is None or isinstance(ctx.command, Group) else ctx.parent
-    click.echo("\n".join(config_lines(outer, file)))
-    if outer is not ctx:
-        click.echo("\n".join([f"\n[{ctx.info_name}]", *config_lines(ctx, file)]))
+    outer = ctx if isinstance(ctx.command, Command) or ctx.parent is None else ctx.parent
+    click.echo("\n".join(config_lines(outer, None if outer is ctx else ctx)))
     ctx.exit()
 
 
@@ -169,7 +168,7 @@ def origin_of_mistakes(ctx: click.Context) -> Iterator[None]:
     except click.BadParameter as error:
         if error.param is None or not (origin := _origin(ctx, error.param)):
             raise
-        raise click.BadParameter(f"{error.message} It is from {origin}.", error.ctx, error.param) from error
+        raise click.BadParameter(f"{error.message.rstrip('.')} (from {origin})", error.ctx, error.param) from error
 
 
 def _origin(ctx: click.Context, param: click.Parameter) -> str:

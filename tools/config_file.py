@@ -1,8 +1,7 @@
-"""Reads options from a TOML file, and prints which there are, each with where it came from, as such a file."""
+"""Reads options from a TOML file, as defaults that click takes."""
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -10,12 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
-from .option import ABOUT, given, long_names, subject_of, variable_set
+from .option import ABOUT, long_names, subject_of
 
 SELECTOR = ("model", "speculative", "tokenizer_json", "repeat_last_n")  # what a file for `toml -f` has
-SECRET = "literal:"
 
 
 class Config(NamedTuple):
@@ -27,12 +24,7 @@ class Config(NamedTuple):
 
 def read_config(path: Path, group: click.Group) -> Config:
     """Keys are long names of options, tables are those of a selector or named like subcommands. Raises UsageError."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise click.UsageError(f"{path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
-        raise click.UsageError(f"{path} is no TOML: {error}") from error
+    content = read_toml(path)
     selector = {key: content.pop(key) for key in SELECTOR if key in content} if "model" in content else {}
     tables = {key: content.pop(key) for key in group.commands if isinstance(content.get(key), dict)}
     defaults = _defaults(content, group, str(path))
@@ -41,9 +33,19 @@ def read_config(path: Path, group: click.Group) -> Config:
     return Config(defaults, selector)
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Raises UsageError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # of TOML and of UTF-8
+        raise click.UsageError(f"{path} is no TOML: {error}") from error
+
+
 def _defaults(table: Mapping[str, Any], command: click.Command, where: str) -> dict[str, Any]:
     """By names of parameters."""
-    params = {name: param for param in _settable(command) for name in long_names(param)}
+    params = {name: param for param in settable(command) for name in long_names(param)}
     found: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("_", "-")
@@ -54,7 +56,8 @@ def _defaults(table: Mapping[str, Any], command: click.Command, where: str) -> d
     return found
 
 
-def _settable(command: click.Command) -> Iterator[click.Option]:
+def settable(command: click.Command) -> Iterator[click.Option]:
+    """Options that a file may set."""
     for param in command.params:
         if isinstance(param, click.Option) and subject_of(param) != ABOUT:
             yield param
@@ -75,50 +78,3 @@ def _as_text(value: Any, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise click.UsageError(f"{where} must be a text or a number, got {value!r:.64}")
     return str(value)
-
-
-def config_lines(ctx: click.Context, file: Path | None) -> Iterator[str]:
-    """A configuration file that says all options of a command, and in comments why they are so."""
-    lines = [_line(ctx, param, file) for param in _settable(ctx.command)]
-    width = max(len(line) for line, _ in lines)
-    for line, origin in lines:
-        yield f"{line:{min(width, 40)}}  # {origin}"
-
-
-def _line(ctx: click.Context, param: click.Option, file: Path | None) -> tuple[str, str]:
-    """A key with its value, and where that came from."""
-    name, value = long_names(param)[0], given(ctx, param)
-    origin = _origin(ctx, param, file)
-    if value in (None, (), []):
-        hint = param.show_default if isinstance(param.show_default, str) else "nothing"
-        return f"# {name}", f"{origin}: {hint}"
-    return f"{name} = {_toml(value, param)}", origin
-
-
-def _origin(ctx: click.Context, param: click.Option, file: Path | None) -> str:
-    match ctx.get_parameter_source(param.name or ""):
-        case ParameterSource.COMMANDLINE:
-            return "command line"
-        case ParameterSource.ENVIRONMENT:
-            return f"environment {variable_set(param)}"
-        case ParameterSource.DEFAULT_MAP:
-            return str(file)
-        case _:
-            return "default"
-
-
-def _toml(value: Any, param: click.Option) -> str:
-    """Tokens are not shown."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case int() | float():
-            return str(value)
-        case list() | tuple() if param.multiple:
-            return f"[{', '.join(_toml(each, param) for each in value)}]"
-        case list() | tuple():
-            return _toml(",".join(map(str, value)), param)
-    text = str(value)
-    if text.startswith(SECRET):
-        text = f"{SECRET}***"
-    return text if text.isdecimal() or (param.is_flag and text in ("true", "false")) else json.dumps(text)
