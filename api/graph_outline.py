@@ -25,7 +25,8 @@ def read_outline(path: Path) -> onnx.ModelProto:
     try:
         with path.open("rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        model = onnx.ModelProto.FromString(b"".join(_kept(content, MODEL)))
+        model = onnx.ModelProto()
+        model.ParseFromString(b"".join(_kept(content, MODEL)))
     except OSError as error:
         raise PackageError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:  # the parser raises types of its own

@@ -51,7 +51,6 @@ def inspect_gguf(path: Path, *, verify: bool, hashing: Hashing) -> Inspection:
         files=tuple(file_facts(each, verify=verify, hashing=hashing) for each in parts),
         chat_template=template if isinstance(template, str) else found,
         metadata=metadata,
-        verified=verify,
     )
 
 
@@ -62,9 +61,7 @@ def inspect_ggml(path: Path, *, verify: bool, hashing: Hashing) -> Inspection:
         facts: dict[str, Fact] = {"format": file.flavour}
     compiled, template = _compilable("ggml", path)
     files = (file_facts(path, verify=verify, hashing=hashing),)
-    return Inspection(
-        "ggml", str(path), facts | compiled, tuple(tensors), files=files, chat_template=template, verified=verify
-    )
+    return Inspection("ggml", str(path), facts | compiled, tuple(tensors), files=files, chat_template=template)
 
 
 def inspect_safetensors(path: Path, *, verify: bool, hashing: Hashing) -> Inspection:
@@ -78,9 +75,7 @@ def inspect_safetensors(path: Path, *, verify: bool, hashing: Hashing) -> Inspec
         compiled, template = _compilable("plain", path)
         facts |= compiled
     listed = tuple(file_facts(each, verify=verify, hashing=hashing) for each in files)
-    return Inspection(
-        "safetensors", str(path), facts, tuple(tensors), files=listed, chat_template=template, verified=verify
-    )
+    return Inspection("safetensors", str(path), facts, tuple(tensors), files=listed, chat_template=template)
 
 
 def _compilable(kind: Kind, path: Path) -> tuple[dict[str, Fact], str | None]:

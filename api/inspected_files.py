@@ -22,8 +22,8 @@ def file_facts(path: Path, *, verify: bool, hashing: Hashing) -> FileFacts:
         return FileFacts(path.name, size, recorded)
     hashing(path.name)
     found = sha256(path)
-    is_other = recorded not in (None, found)
-    return FileFacts(path.name, size, recorded or found, "has another sha256" if is_other else None)
+    problem = "has another sha256" if recorded not in (None, found) else None
+    return FileFacts(path.name, size, recorded or found, problem, is_compared=recorded is not None)
 
 
 def _recorded(path: Path) -> str | None:

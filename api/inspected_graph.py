@@ -35,7 +35,6 @@ def inspect_graph(path: Path, *, verify: bool, hashing: Hashing) -> Inspection:
         tuple(_tensors(model.graph.initializer)),
         (graph_facts(path.name, model),),
         tuple(file_facts(each, verify=verify, hashing=hashing) for each in files),
-        verified=verify,
     )
 
 
@@ -77,7 +76,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
 
 
 def _type(number: int) -> str:
-    name = onnx.TensorProto.DataType.Name(number).lower()
+    name: str = onnx.TensorProto.DataType.Name(number).lower()
     return NAMES.get(name, name)
 
 

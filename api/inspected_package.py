@@ -20,7 +20,9 @@ from .package_files import Hashing, check_files, read_manifest
 def inspect_package(folder: Path, *, verify: bool, hashing: Hashing) -> Inspection:
     """Damaged files are among its problems. Raises PackageError where there is no manifest to hold them against."""
     manifest = read_manifest(folder)
-    files = [FileFacts(*state) for state in check_files(folder, manifest, verify=verify, hashing=hashing)]
+    files = [
+        FileFacts(*state, is_compared=verify) for state in check_files(folder, manifest, verify=verify, hashing=hashing)
+    ]
     sound = {file.name for file in files if file.problem is None}
     return Inspection(
         "package",
@@ -30,7 +32,6 @@ def inspect_package(folder: Path, *, verify: bool, hashing: Hashing) -> Inspecti
         tuple(graph_facts(name, read_outline(folder / name)) for name in _graphs(manifest) if name in sound),
         tuple(files),
         (folder / CHAT_TEMPLATE).read_text(encoding="utf-8", errors="replace") if CHAT_TEMPLATE in sound else None,
-        verified=verify,
     )
 
 
@@ -49,7 +50,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, Fact]]:
     yield "eos_tokens", manifest.eos_token_ids
     yield "activations", manifest.accuracy
     yield "invariant", manifest.invariant
-    yield "adaptable", f"{sum(len(group.linears) for group in manifest.lora)} linears"
+    yield "adaptable_linears", sum(len(group.linears) for group in manifest.lora)
     yield "adapters", tuple(_adapters(manifest)) or None
     if manifest.xlora is not None:
         yield "xlora", f"{manifest.xlora.num_sets} sets of scalings of {', '.join(manifest.xlora.adapters)}"

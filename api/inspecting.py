@@ -31,6 +31,8 @@ def inspect_path(path: Path, *, verify: bool = False, hashing: Hashing = silent)
         return inspect_gguf(path, verify=verify, hashing=hashing)
     if magic in GGML_MAGICS:
         return inspect_ggml(path, verify=verify, hashing=hashing)
+    if (path.parent / MANIFEST).is_file():
+        raise CompileError(f"{path} is a file of a package: inspect the folder, {path.parent}")
     raise CompileError(f"{path} is none of these: a package, an ONNX graph, a GGUF, GGML or safetensors checkpoint")
 
 
@@ -38,10 +40,16 @@ def _inspect_folder(folder: Path, *, verify: bool, hashing: Hashing) -> Inspecti
     if (folder / MANIFEST).is_file():
         return inspect_package(folder, verify=verify, hashing=hashing)
     names = sorted(path.name for path in folder.iterdir())
-    files = [name for name in names if name.endswith((".gguf", ".onnx"))]
-    if files and not any(name.endswith(".safetensors") for name in names):
-        raise CompileError(f"{folder} is no package: name a file in it, such as {folder / files[0]}")
+    if "config.json" not in names and not any(name.endswith(".safetensors") for name in names):
+        raise CompileError(
+            f"{folder} is no package, for it has no {MANIFEST}, and no checkpoint{_instead(folder, names)}"
+        )
     return inspect_safetensors(folder, verify=verify, hashing=hashing)
+
+
+def _instead(folder: Path, names: list[str]) -> str:
+    files = [name for name in names if name.endswith((".gguf", ".onnx"))]
+    return f": name the file in it that you mean, such as {folder / files[0]}" if files else ""
 
 
 def _magic(path: Path) -> bytes:

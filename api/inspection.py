@@ -42,17 +42,21 @@ class GraphFacts:
 
 
 class FileFacts(NamedTuple):
-    """`sha256`: as recorded, or as computed where nothing is; None: neither. `problem`: how the file differs."""
+    """`sha256`: as recorded, or as computed where nothing is; None: neither. `problem`: how the file differs.
+
+    `is_compared`: the sum was computed, and there was one to compare it with.
+    """
 
     name: str
     size: int
     sha256: str | None
     problem: str | None = None
+    is_compared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """`facts`: in the order in which to show them. `verified`: the sums were computed."""
+    """`facts`: in the order in which to show them."""
 
     kind: Kind
     path: str
@@ -62,7 +66,6 @@ class Inspection:
     files: tuple[FileFacts, ...] = ()
     chat_template: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    verified: bool = False
 
     @property
     def problems(self) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mistralrs_onnx.cache_places import packages_folder
 from mistralrs_onnx.inspecting import inspect_path
+from mistralrs_onnx.inspection import Inspection
 from mistralrs_onnx.package_files import Hashing, silent
 from mistralrs_onnx.runtime.errors import PackageError
 
@@ -44,13 +45,20 @@ def inspect(path: Path, *, verify: bool, as_json: bool) -> None:
         with _told() as hashing:
             found = inspect_path(_existing(path), verify=verify, hashing=hashing)
         if as_json:
-            click.echo(json.dumps(found.to_json(), indent=2, default=str))
+            click.echo(json.dumps(found.to_json(), indent=2))
         else:
             show(sections(found, terminal=sys.stdout.isatty()))
         if found.problems:
             raise PackageError(f"{found.path} is damaged: {'; '.join(found.problems)}: make or download it again")
         if verify and not as_json:
-            click.echo(f"All {len(found.files)} files have the sums that were recorded.")
+            click.echo(f"\n{_verdict(found)}")
+
+
+def _verdict(found: Inspection) -> str:
+    num_compared = sum(file.is_compared for file in found.files)
+    if num_compared < len(found.files):
+        return f"{num_compared} of {len(found.files)} sums compared; for the other files none is recorded."
+    return f"All {num_compared} files have the sums that are recorded."
 
 
 def _existing(path: Path) -> Path:

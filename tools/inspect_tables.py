@@ -77,17 +77,15 @@ def part(name: str) -> str:
 
 
 def _sizes(tensors: Sequence[TensorFacts]) -> Section:
+    weights = [tensor for tensor in tensors if tensor.type]  # not the constants of a graph
     groups: dict[tuple[str, str], list[TensorFacts]] = {}
-    for tensor in tensors:
+    for tensor in weights:
         groups.setdefault((part(tensor.name), tensor.type), []).append(tensor)
     ordered = sorted(groups.items(), key=lambda group: -_bytes(group[1]))
     rows = [(label, kind, *_amounts(found)) for (label, kind), found in ordered]
+    total = [("all", "", *_amounts(weights))] if weights else []
     head = ("part", "format", "tensors", "weights", "size", "bits per weight")
-    return (
-        Section("Sizes", [*rows, ("all", "", *_amounts(tensors))], head, frozenset({2, 3, 4, 5}))
-        if rows
-        else Section("", ())
-    )
+    return Section("Sizes", [*rows, *total], head, frozenset({2, 3, 4, 5}))
 
 
 def _amounts(tensors: Sequence[TensorFacts]) -> tuple[str, str, str, str]:

@@ -62,7 +62,7 @@ def lines(section: Section, width: int | None) -> Iterator[Line]:
     """None of them is wider than `width`, as far as cells can be folded."""
     yield Line(section.title, "title", len(section.title))
     rows = [tuple(map(printable, row)) for row in section.rows]
-    widths = _widths([section.head, *rows], width)
+    widths = _widths([section.head, *rows], width, section.right)
     if section.head:
         yield from (Line(text, "dim", len(text)) for text in _row(section.head, widths, section.right))
     for row in rows:
@@ -78,16 +78,16 @@ def _spanning(text: str, width: int | None) -> Iterator[Line]:
     return (Line(piece, "dim", len(piece)) for piece in _fold(text, width or len(text)))
 
 
-def _widths(rows: Sequence[Row], width: int | None) -> list[int]:
-    """Of columns; the widest gives way until all fit."""
+def _widths(rows: Sequence[Row], width: int | None, right: frozenset[int]) -> list[int]:
+    """Of columns; the widest ones of text give way until all fit."""
     columns = zip(*(row for row in rows if len(row) > 1), strict=True)
     widths = [max(map(len, column)) for column in columns]
-    if not widths or width is None:
-        return widths
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    if over > 0:
-        widest = widths.index(max(widths))
-        widths[widest] = max(NARROWEST, widths[widest] - over)
+    texts = [i for i in range(len(widths)) if i not in right]
+    while width is not None and texts and sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        widest = max(texts, key=lambda i: widths[i])
+        if widths[widest] <= NARROWEST:
+            break
+        widths[widest] -= 1
     return widths
 
 
@@ -103,13 +103,13 @@ def _row(row: Row, widths: Sequence[int], right: frozenset[int]) -> Iterator[str
 
 
 def _fold(text: str, width: int) -> list[str]:
-    """Pieces of a text, later ones indented by two more than the first; words stay whole where they can."""
+    """Pieces of a text, later ones indented by two more than the first; cut at a blank, or behind a mark."""
     indent = re.match(r" *", text)
     later = " " * (indent.end() + 2 if indent else 2)
     pieces = []
     while len(text) > width > len(later):
-        cut = text.rfind(" ", len(later) + 1, width + 1)
-        cut = cut if cut > width // 2 else width
+        cut = max(text.rfind(" ", 0, width + 1), *(text.rfind(mark, 0, width) + 1 for mark in "./+-"))
+        cut = cut if cut > max(width // 3, len(later)) else width
         pieces.append(text[:cut].rstrip())
         text = later + text[cut:].lstrip()
     return [*pieces, text]
