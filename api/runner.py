@@ -45,7 +45,8 @@ class Runner:
     smaller model of the same vocabulary, which guesses up to `speculative_gamma` tokens of a step. `chat_template`: a
     .jinja or .json file, or the name of a template. `num_device_layers`: there is one device, and None takes it.
     `in_situ_quant`: a type to quantize the weights to, like Q4K or 8. `max_model_len`: tokens of a request, None for
-    the model's. `num_threads`: None takes every processor. `offline`: ask no hub.
+    the model's. `truncate_sequence`: of prompts that are too long the beginning is cut off. `num_threads`: None takes
+    every processor. `offline`: ask no hub.
 
     Whatever is wrong is a ValueError, or a TypeError.
     """
@@ -64,6 +65,7 @@ class Runner:
         in_situ_quant: str | None = None,
         *,
         max_model_len: int | None = None,
+        truncate_sequence: bool = False,
         num_threads: int | None = None,
         offline: bool = False,
     ) -> None:
@@ -75,6 +77,7 @@ class Runner:
             max_model_len=max_model_len,
             max_queue=MAX_WAITING,
             kv_cache=not no_kv_cache,
+            truncate_sequence=truncate_sequence,
             prefix_cache_n=None if no_kv_cache else prefix_cache_n,
         )
         with as_value_errors():
