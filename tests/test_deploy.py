@@ -1,0 +1,124 @@
+"""Files for containers and service managers agree with the commands that they start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mistralrs_onnx.server.lifecycle import ServerOptions
+from mistralrs_onnx.tools.serve import main as serve
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+NO_OPTIONS = {"MISTRALRS_CACHE", "MISTRALRS_DEBUG"}
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+DEPLOYMENT, SERVICE = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
+UNIT = (DEPLOY / "mistralrs.service").read_text(encoding="utf-8")
+
+
+def variables() -> set[str]:
+    return {f"MISTRALRS_{(param.name or '').upper()}" for param in serve.params} | NO_OPTIONS | option_variables()
+
+
+def option_variables() -> set[str]:
+    """As options are spelled, which is how people guess them."""
+    names = [name for param in serve.params for name in param.opts if name.startswith("--")]
+    return {f"MISTRALRS_{name.removeprefix('--').replace('-', '_').upper()}" for name in names}
+
+
+TEXTS = {"Dockerfile": DOCKERFILE, "unit": UNIT} | {path.name: path.read_text() for path in DEPLOY.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
+def test_variables_are_read_by_somebody(text: str) -> None:
+    told = set(re.findall(r"MISTRALRS_[A-Z_]*[A-Z]", text))
+    assert told <= variables()
+
+
+def test_commands_are_commands() -> None:
+    [default] = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    container = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
+    for arguments in (json.loads(default), container["args"], COMPOSE["services"]["server"]["command"]):
+        assert arguments[0] in serve.commands
+
+
+def test_the_unit_starts_the_server_with_its_file() -> None:
+    [line] = re.findall(r"^ExecStart=(.*)$", UNIT, re.MULTILINE)
+    program, *arguments = shlex.split(line)
+    assert Path(program).name == "mistralrs-server"
+    arguments[arguments.index("--config") + 1] = str(DEPLOY / "mistralrs.toml")
+    found = CliRunner().invoke(serve, ["--print-config", *arguments])
+    assert found.exit_code == 0, found.output
+    assert re.search(r"kv.mem.*4GiB|kv.mem.*4294967296", found.output)
+
+
+def test_answers_end_before_the_container_does() -> None:
+    drain = ServerOptions().drain_timeout
+    assert DEPLOYMENT["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > drain
+    assert float(COMPOSE["services"]["server"]["stop_grace_period"].removesuffix("s")) > drain
+    assert float(re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[0]) > drain
+
+
+def test_ports_agree() -> None:
+    container = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
+    [port] = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)
+    assert f"MISTRALRS_PORT={port}" in DOCKERFILE
+    assert container["ports"][0]["containerPort"] == int(port)
+    assert SERVICE["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
+    assert COMPOSE["services"]["server"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert SERVICE["spec"]["selector"] == DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+
+
+def test_nothing_runs_as_root() -> None:
+    assert "USER server" in DOCKERFILE
+    user = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)[0]
+    assert DEPLOYMENT["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
+    assert "DynamicUser=yes" in UNIT
+
+
+class Ready(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status if self.path == "/ready" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_the_health_check_follows_ready(status: int, code: int) -> None:
+    [line] = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    program, *arguments = json.loads(line)
+    assert program == "python"
+    server = HTTPServer(("127.0.0.1", 0), type("Handler", (Ready,), {"status": status}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        environment = {**os.environ, "MISTRALRS_PORT": str(server.server_port)}
+        found = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, timeout=60)
+    finally:
+        server.shutdown()
+    assert found.returncode == code
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "mistralrs.service"
+    unit.write_text(re.sub(r"ExecStart=\S+", "ExecStart=/bin/true", UNIT))
+    found = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    assert "mistralrs.service" not in found.stderr, found.stderr
