@@ -50,6 +50,7 @@ class Parser(ABC):
     def __init__(self, make_id: Callable[[], str]) -> None:
         self._make_id = make_id
         self._events: list[Event] = []
+        self._held: list[str] = []  # text of earlier pieces that is read and not told of
         self._text = ""
         self._mark = 0  # text before it is told of, that up to `_at` is read and held
         self._at = 0
@@ -59,9 +60,9 @@ class Parser(ABC):
         self._steps = self._parse()
 
     def feed(self, piece: str) -> list[Event]:
-        self._text = self._text[self._mark :] + piece
-        self._at -= self._mark
-        self._mark = 0
+        assert self._at == len(self._text), "a parser stops only where the text does"
+        self._held.append(self._text[self._mark :])
+        self._text, self._mark, self._at = piece, 0, 0
         next(self._steps, None)
         events, self._events = self._events, []
         return events
@@ -89,7 +90,7 @@ class Parser(ABC):
 
     def _release(self) -> None:
         """What is held is content."""
-        text = self._text[self._mark : self._at]
+        text = "".join([*self._held, self._text[self._mark : self._at]])
         self._drop()
         if self._space is not None:
             text = self._space + text
@@ -99,6 +100,7 @@ class Parser(ABC):
 
     def _drop(self) -> None:
         """What is held has been understood."""
+        self._held.clear()
         self._mark = self._at
 
     def _peek(self) -> Steps[str]:
@@ -107,14 +109,17 @@ class Parser(ABC):
             yield
         return self._text[self._at : self._at + 1]
 
-    def _skip(self, pattern: re.Pattern[str]) -> Steps[None]:
-        """Goes behind all that the pattern, a repeated set of characters, matches."""
+    def _skip(self, pattern: re.Pattern[str]) -> Steps[str]:
+        """Goes behind all that the pattern, a repeated set of characters, matches, which it returns."""
+        parts: list[str] = []
         while (yield from self._peek()):
             match = pattern.match(self._text, self._at)
             assert match is not None
             if match.end() == self._at:
-                return
+                break
             self._at = match.end()
+            parts.append(match.group())
+        return "".join(parts)
 
     def _literal(self, text: str) -> Steps[bool]:
         """Goes behind the text, or to where it differs."""
@@ -147,9 +152,7 @@ class Parser(ABC):
 
     def _name(self) -> Steps[str | None]:
         """The name of a function that stands without quotes."""
-        start = self._at - self._mark  # text before the mark may be let go meanwhile
-        yield from self._skip(NAME_LETTERS)
-        name = self._text[self._mark + start : self._at]
+        name = yield from self._skip(NAME_LETTERS)
         return name if NAME.fullmatch(name) else None
 
     def _objects(self, separators: str) -> Steps[bool]:

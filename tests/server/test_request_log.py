@@ -126,16 +126,19 @@ def test_a_slow_disk_delays_nobody(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, request_log.__name__)
-    may_write, write = threading.Event(), os.write
+    writes, may_write, write = threading.Event(), threading.Event(), os.write
 
     def slow(file: int, data: bytes) -> int:
+        writes.set()
         assert may_write.wait(60)
         return write(file, data)
 
     monkeypatch.setattr(request_log.os, "write", slow)
     monkeypatch.setattr(request_log, "MOST_BYTES", 3 * (request_log.ENTRY_BYTES + 1))
     log = RequestLog(path)
-    for number in range(9):
+    log.request(b"0")
+    assert writes.wait(60)
+    for number in range(1, 9):
         log.request(b"%d" % number)
     assert log.num_dropped == 6
     may_write.set()

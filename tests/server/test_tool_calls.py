@@ -211,6 +211,19 @@ def test_work_grows_with_the_text_and_no_faster(format_: Format, unit: str) -> N
     assert counts[1] <= 4.1 * counts[0] + 50
 
 
+@pytest.mark.parametrize("text", ['{"arguments": [', '{"arguments": "', "{ ", '{"name": "f", "arguments": ['])
+def test_what_is_held_is_not_copied_with_every_piece(text: str) -> None:
+    """And turns out to be no call at the end."""
+    parser = LLAMA3.make_parser()
+    told = parser.feed(text)
+    pieces = [text[-1] * 4] * 1000
+    for piece in pieces:
+        told += parser.feed(piece)
+        assert len(parser._text) == len(piece)
+    told += parser.finish()
+    assert joined(told) == [Content(text + "".join(pieces))]
+
+
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
