@@ -12,7 +12,7 @@ from .grammar.masks import MaskJob, MaskWorker
 from .grammar.matcher import Masks
 from .logprobs import TokenLogprobs, prompt_logprobs
 from .request import Request
-from .sampler import Sampler
+from .sampler import EXHAUSTED, Sampler
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
 
@@ -143,6 +143,9 @@ class Choosing:
     def _tell(self, items: Sequence[_Item], drawn: _Drawn) -> None:
         for item, token_id, logprobs in zip(items, *drawn, strict=True):
             request, matcher = item.request, item.request.matcher
+            if token_id == EXHAUSTED and matcher is not None and matcher.can_end:
+                self._owners.complete(request)  # the output is whole: that it is short, or cannot go on, is no error
+                continue
             try:
                 if matcher is not None and token_id >= 0:
                     matcher.accept([token_id])

@@ -229,6 +229,21 @@ def test_what_leaves_no_token_is_the_requests_error(start: Start, compiler: Gram
     assert (error.status, error.code) == (400, "no_token_left")
 
 
+def test_a_whole_output_ends_where_no_token_is_left(
+    start: Start, compiler: GrammarCompiler, tokenizer: Tokenizer
+) -> None:
+    """More is asked for than the grammar has, or bad words leave: what is there keeps to it."""
+    letter, box, other = tokenizer.token_to_id("a"), Box(), Box()
+    engine, grammar = start(), compiler.compile(make_spec("regex", "a{1,30}"))
+    engine.submit(
+        [1], SamplingParams(min_tokens=9, max_tokens=50, bad_words=((letter,) * 3,)), box.put, grammar=grammar
+    )
+    engine.submit([1], SamplingParams(min_tokens=40, max_tokens=50), other.put, grammar=grammar)
+    for each, text in ((box, "aa"), (other, "a" * 30)):
+        _, found, _, last = each.whole()
+        assert (found, last.finish_reason, last.error) == (text, "stop", None)
+
+
 def test_a_cancelled_request_takes_its_grammar_along(start: Start, compiler: GrammarCompiler) -> None:
     engine, grammar, box = start(), compiler.compile(make_spec("regex", "[a-z]{2000}")), Box()
     request = engine.submit([1], SamplingParams(seed=1, max_tokens=3000), box.put, grammar=grammar)
