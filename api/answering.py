@@ -7,6 +7,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from mistralrs_onnx.runtime.engine import Engine, Output
+from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
 from mistralrs_onnx.runtime.request import Request
 
@@ -15,6 +16,10 @@ from .outputs import CompletionOutput, FinishReason, Logprob, Logprobs, RequestO
 from .sampling_params import RequestOutputKind
 
 Spell = Callable[[int], bytes]
+
+
+def closed() -> RequestError:
+    return RequestError("the model is closed: load it again", status=503, code="closed")
 
 
 class Answer:
@@ -105,8 +110,10 @@ class Answering:
                     truncate=True if params.truncate_prompt_tokens == -1 else None,
                 )
                 self._requests.append(request)
-        except BaseException:
+        except BaseException as error:
             self.cancel()
+            if isinstance(error, RequestError) and error.code == "draining":
+                raise closed() from error
             raise
 
     def cancel(self) -> None:

@@ -14,7 +14,7 @@ from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.runtime.engine import EngineStats
 from mistralrs_onnx.runtime.errors import RequestError
 
-from .answering import Answering
+from .answering import Answering, closed
 from .conversations import Conversation, for_template
 from .engine_args import EngineArgs
 from .jobs import Adapters, Job, make_job
@@ -144,7 +144,7 @@ class InProcess:
 
     def _made(self, prompt: Encoded, params: SamplingParams | None, adapter: Adapters) -> Job:
         if self._is_closed:
-            raise RequestError(f"this {type(self).__name__} is closed: make another", status=503, code="closed")
+            raise closed()
         return make_job(self.model, prompt, params or self.get_default_sampling_params(), adapter)
 
     def _answering(self, job: Job, request_id: str | None = None) -> Answering:

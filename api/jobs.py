@@ -35,7 +35,7 @@ def make_job(model: Model, prompt: Encoded, params: SamplingParams, adapter: Ada
     if (num_kept := params.truncate_prompt_tokens or 0) > 0:
         prompt = prompt._replace(token_ids=prompt.token_ids[-num_kept:])
     grammar = None if spec is None else model.grammar(spec)
-    return Job(prompt, params, params.draws(model), grammar, _select(model, adapter))
+    return Job(prompt, params, params.draws(model, model.defaults), grammar, _select(model, adapter))
 
 
 def _select(model: Model, wanted: Adapters) -> Adapter | None:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.generation import Defaults
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec, read_spec
 from mistralrs_onnx.runtime.sampling import MAX_LOGPROBS
 from mistralrs_onnx.runtime.sampling import SamplingParams as Draw
@@ -46,8 +47,9 @@ class StructuredOutputsParams:
 class SamplingParams:
     """Raises RequestError for values out of range; what is changed later is looked at when it is used.
 
-    Beside vLLM's: `typical_p`, the `dry_*`, `repeat_last_n` (the tokens that `repetition_penalty` looks at; 0, as in
-    vLLM: all of prompt and answer) and `grammar`, which is mistral.rs' {"type": ..., "value": ...}.
+    Beside vLLM's: `typical_p`, the `dry_*`, `repeat_last_n` (of prompt and answer, the last tokens that
+    `repetition_penalty` looks at; 0: all; None: as the model was loaded, or all) and `grammar`, which is mistral.rs'
+    {"type": ..., "value": ...}.
     `best_of` answers are drawn and the `n` with the best mean log probability kept, best first; with a `seed`, answer i
     is drawn with seed + i. `logprobs` and `prompt_logprobs`: alternatives that are told with each token, up to 20.
     """
@@ -62,7 +64,7 @@ class SamplingParams:
     top_k: int = 0  # 0 and -1: all
     min_p: float = 0.0
     typical_p: float = 1.0
-    repeat_last_n: int = 0
+    repeat_last_n: int | None = None
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
@@ -98,9 +100,10 @@ class SamplingParams:
     def num_drawn(self) -> int:
         return self.n if self.best_of is None else self.best_of
 
-    def draws(self, encoder: Encoder) -> list[Draw]:
-        """Of each answer to a prompt. Raises RequestError."""
-        draw = self.draw(word_tokens(self.bad_words or (), encoder))
+    def draws(self, encoder: Encoder, defaults: Defaults) -> list[Draw]:
+        """Of each answer to a prompt. `defaults`: of the model. Raises RequestError."""
+        last_n = defaults.get("repeat_last_n", 0) if self.repeat_last_n is None else self.repeat_last_n
+        draw = replace(self.draw(word_tokens(self.bad_words or (), encoder)), repeat_last_n=last_n)
         seeds = [None if self.seed is None else self.seed + i for i in range(self.num_drawn)]
         return [replace(draw, seed=seed) for seed in seeds]
 
@@ -120,7 +123,7 @@ class SamplingParams:
             repetition_penalty=self.repetition_penalty,
             frequency_penalty=self.frequency_penalty,
             presence_penalty=self.presence_penalty,
-            repeat_last_n=self.repeat_last_n,
+            repeat_last_n=self.repeat_last_n or 0,
             dry_multiplier=self.dry_multiplier,
             dry_base=self.dry_base,
             dry_allowed_length=self.dry_allowed_length,
