@@ -117,8 +117,7 @@ def _is_wanted(entry: Entry, *, leftovers: bool) -> bool:
 
 
 def _agreed(chosen: Sequence[Entry]) -> bool:
-    """A script is not asked."""
-    if not chosen or not sys.stdin.isatty():
+    if not chosen or not _is_asked():
         return True
     for entry in chosen:
         click.echo(f"{entry.name}  {size_text(entry.size)}")
@@ -126,6 +125,11 @@ def _agreed(chosen: Sequence[Entry]) -> bool:
         return click.confirm(f"Delete {'it' if len(chosen) == 1 else f'all {len(chosen)}'}?")
     except click.Abort:
         sys.exit(INTERRUPTED)
+
+
+def _is_asked() -> bool:
+    """A script is not."""
+    return sys.stdin.isatty()
 
 
 def _delete(entry: Entry) -> None:
