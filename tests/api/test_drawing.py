@@ -64,11 +64,11 @@ def test_without_a_limit_the_context_is_filled(runner: Runner) -> None:
     assert usage.total_tokens == 256
 
 
-@pytest.mark.parametrize("stops", [["e"], "e"])
-def test_a_stop_text_ends_the_answer(runner: Runner, stops: Any) -> None:
+@pytest.mark.parametrize("form", [list, str])
+def test_a_stop_text_ends_the_answer(runner: Runner, form: Any) -> None:
     text = said(runner, max_tokens=100)
-    stop = text[3]
-    answer = chat(runner, max_tokens=100, stop_seqs=[stop] if isinstance(stops, list) else stop).choices[0]
+    stop = next(text[i : i + 2] for i in range(1, len(text)) if text[i + 1] in text[:i])  # each letter alone is sooner
+    answer = chat(runner, max_tokens=100, stop_seqs=[stop] if form is list else stop).choices[0]
     assert (answer.message.content, answer.finish_reason) == (text.partition(stop)[0], "stop")
 
 
@@ -77,6 +77,13 @@ def test_with_a_seed_answers_differ_and_can_be_had_again(runner: Runner) -> None
     answers = [each.message.content for each in chat(runner, **fields).choices]
     assert [each.message.content for each in chat(runner, **fields).choices] == answers
     assert len(set(answers)) == 3
+
+
+def test_answers_to_a_prompt_read_it_once(model: Model) -> None:
+    drawing = Drawing(model.engine, asked(chat_request("never said before", n_choices=3), model))
+    drawing.finish()
+    first, *others = drawing._requests
+    assert [each.num_cached for each in others] == [first.num_prompt - 1] * 2
 
 
 def test_the_best_of_several(runner: Runner, model: Model) -> None:

@@ -18,8 +18,11 @@ from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 from tiny_runners import chat, chat_request, complete, said, tiny_runner, tiny_which
 
+from mistralrs_onnx.model import Model
+from mistralrs_onnx.re_isq import re_isq
 from mistralrs_onnx.requests import CompletionRequest
 from mistralrs_onnx.runner import Runner
+from mistralrs_onnx.runtime.uncached import Uncached
 from mistralrs_onnx.which import Which
 
 SIGNATURE = (
@@ -89,6 +92,14 @@ def test_options_change_no_answer(which: Which.GGUF, runner: Runner, options: di
         assert model_of(other).context_length == options.get("max_model_len", 256)
 
 
+def test_without_a_kv_cache_nothing_is_kept(which: Which.GGUF) -> None:
+    with tiny_runner(which, no_kv_cache=True) as runner:
+        for _ in range(2):
+            said(runner)
+        assert model_of(runner).engine.stats().prefix_hit_tokens == 0
+        assert isinstance(model_of(runner).engine._runner, Uncached)
+
+
 def test_prompts_that_are_too_long_may_be_cut_off(which: Which.GGUF) -> None:
     with tiny_runner(which, max_model_len=64, truncate_sequence=True) as runner:
         assert complete(runner, "abcdefghij" * 10, max_tokens=4).usage.prompt_tokens == 60
@@ -146,6 +157,22 @@ def test_requests_go_on_while_types_change(which: Which.GGUF) -> None:
         finally:
             ended.set()
         assert all(each.result() for each in asking)
+
+
+def test_a_runner_that_is_closed_meanwhile_stays_closed(which: Which.GGUF, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def re_isq_and_close(*args: Any, **how: Any) -> Model:
+        made.append(re_isq(*args, **how))
+        runner.close()
+        return made[0]
+
+    runner = tiny_runner(which)
+    monkeypatch.setattr("mistralrs_onnx.runner.re_isq", re_isq_and_close)
+    with pytest.raises(ValueError, match="this Runner is closed"):
+        runner.send_re_isq("8")
+    assert runner._model is None
+    assert not made[0].engine._thread.is_alive()
 
 
 @pytest.fixture(scope="module")
