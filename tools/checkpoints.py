@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from mistralrs_onnx.adapter_source import AdapterSource
 from mistralrs_onnx.compiler.adapters.merge import MERGE_DTYPES
@@ -53,6 +54,7 @@ GLOBAL = (
     option("--token-source", default="cache", metavar="SOURCE", subject=MODEL, help=f"Hub token: {GRAMMAR}."),
     option("--offline", is_flag=True, subject=MODEL, rare=True, help="Ask no hub; what was fetched before serves."),
 )
+COMPILING = ("chat_template", "isq", "block_size", "isq_map", "requantize", "token_source", "offline")
 MODEL_ID = option("-m", "--model-id", "model", required=True, help="Folder, or repository of the hub.")
 FILE_MODEL = option("-m", "--quantized-model-id", "model", required=True, help="Folder, or repository of the hub.")
 FILE = option("-f", "--quantized-filename", "filename", required=True, help="File in it.")
@@ -150,6 +152,14 @@ class Commands(Group):
             formatter.write_dl(
                 [(", ".join(names), self.commands[first].get_short_help_str(80)) for first, names in lines.items()]
             )
+
+
+def refuse_compiling(ctx: click.Context) -> None:
+    """Raises UsageError for what is said before the subcommand of checkpoints, which a package no longer is."""
+    names = [name for name in COMPILING if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if names:
+        option = f"--{names[0].replace('_', '-')}"
+        raise click.UsageError(f"{option} is of checkpoints, and a package is compiled already: leave it out")
 
 
 def checkpoint_options(*, chat_template: bool = True) -> Decorator:
@@ -255,5 +265,7 @@ def _options(values: Mapping[str, Any]) -> CompileOptions:
 
 def _isq(values: Mapping[str, Any]) -> Isq:
     rules = () if values["isq_map"] is None else read_isq_map(values["isq_map"])
+    if values["isq"] is None and values["block_size"] is not None:
+        raise click.UsageError("--block-size is of --isq int4 and int8, and there is no --isq: add it")
     kind = None if values["isq"] is None else parse_type(values["isq"], values["block_size"])
     return Isq(kind, rules, requantize=values["requantize"])

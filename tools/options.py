@@ -17,7 +17,7 @@ from mistralrs_onnx.speculate import SpeculateOptions
 from mistralrs_onnx.which import Chosen
 
 from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
-from .checkpoints import add_checkpoints, chosen_options
+from .checkpoints import add_checkpoints, chosen_options, refuse_compiling
 from .failures import reported
 from .option import Command, Decorator, decorated, option, said
 from .params import Size
@@ -177,6 +177,8 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     @click.pass_context
     def compiled(ctx: click.Context) -> None:
         """A package that mistralrs-compile made."""
+        assert ctx.parent is not None
+        refuse_compiling(ctx.parent)
         values = said(ctx)
         index, repeat = values["tgt_non_granular_index"], values["repeat_last_n"]
         run(ctx.obj, Made(Found(values["folder"], tgt_non_granular_index=index, repeat_last_n=repeat)))

@@ -109,6 +109,8 @@ def main(ctx: click.Context) -> None:
     """Serve a language model over an OpenAI-compatible HTTP API."""
     set_up_logging()
     values, loading = said(ctx), chosen(ctx)
+    if values["interactive_mode"] and values["log"] is not None:
+        raise click.UsageError("--log is of requests to a server, and -i serves nothing: leave one of them out")
     engine = replace(loading.engine, truncate_sequence=values["truncate_sequence"])
     loading = replace(loading, engine=engine, generation_config=values["generation_config"])
     server = ServerOptions(values["host"], values["port"], values["drain_timeout"], log_file=values["log"])

@@ -1,0 +1,53 @@
+"""Help with the usual options and with all, and groups that need no subcommand."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+from command_lines import MAINS, invoke
+
+from mistralrs_onnx.tools.option import ABOUT, subject_of
+
+
+@pytest.mark.parametrize("command", MAINS)
+def test_all_options_are_listed_under_their_subjects(command: str) -> None:
+    main = MAINS[command]
+    page = CliRunner().invoke(main, ["--help-all"], terminal_width=100).output
+    for param in main.params:
+        assert isinstance(param, click.Option)
+        assert all(f"{name}" in page for name in param.opts)
+        assert f"\n{subject_of(param)}:\n" in page
+    assert page.index(f"{ABOUT}:") < page.index("Commands:")
+    assert "MISTRALRS_MAX_SEQS=4 is --max-seqs 4" in page
+
+
+@pytest.mark.parametrize("command", MAINS)
+def test_help_is_one_screen_and_says_where_the_rest_is(command: str) -> None:
+    page = CliRunner().invoke(MAINS[command], ["--help"], terminal_width=100).output
+    assert "--help-all" in page
+    assert "Examples:" in page
+    assert "--max-lora-rank" not in page
+    assert "[default: " in " ".join(page.split())
+
+
+@pytest.mark.parametrize("subcommand", list(MAINS["server"].commands))
+def test_help_of_subcommands_is_one_screen(subcommand: str) -> None:
+    for main in MAINS.values():
+        if subcommand in main.commands:
+            page = CliRunner().invoke(main, [subcommand, "--help"], terminal_width=100).output
+            assert len(page.splitlines()) <= 40
+
+
+def test_without_a_subcommand_there_is_help_or_a_hint() -> None:
+    alone = invoke("server")
+    assert (alone.exit_code, "Examples:" in alone.output) == (2, True)
+    lacking = invoke("server", "-p", "8")
+    assert (lacking.exit_code, "Missing command." in lacking.output) == (2, True)
+
+
+def test_a_package_is_compiled_already() -> None:
+    """Options of the way it is compiled are refused, not ignored."""
+    for words in (["--isq", "4"], ["-c", "chatml"], ["--offline"], ["--token-source", "none"], ["--requantize"]):
+        result = invoke("server", *words, "compiled", "-m", "package")
+        assert (result.exit_code, "a package is compiled already" in result.output) == (2, True), result.output
