@@ -7,7 +7,7 @@ FOLDERS := compiler graphs ops runtime server tools
 
 .DEFAULT_GOAL := help
 # build/ns too: its links follow the files of api/.
-.PHONY: build/ns help demo chat test check format bench full oracles clean
+.PHONY: build/ns help demo chat test check docs format bench full oracles clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,11 +40,15 @@ build/ns:
 	@for f in api/*; do ln -s ../../../$$f $@/mistralrs_onnx/; done
 	@for f in $(FOLDERS); do ln -s ../../../$$f $@/mistralrs_onnx/; done
 
-check: $(VENV)/.installed-dev build/ns ## ruff, mypy --strict, layers, packaging
+check: $(VENV)/.installed-dev build/ns ## ruff, mypy --strict, the reference, layers, packaging
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p mistralrs_onnx
+	$(BIN)/python -m mistralrs_onnx.tools.reference docs/reference --check
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -q tests/test_layers.py tests/test_packaging.py
+
+docs: $(VENV)/.installed-dev ## write docs/reference from the code
+	$(BIN)/python -m mistralrs_onnx.tools.reference docs/reference
 
 format: $(VENV)/.installed-dev ## put the code in order
 	$(BIN)/ruff format .
