@@ -22,13 +22,13 @@ from mistralrs_onnx.ops.formats import is_packed
 from .weight_errors import type_error
 
 Profile = Literal["quality", "balanced", "fast"]
-Status = Literal["fits", "tight", "short", "no"]
+Status = Literal["fits", "short", "no"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 AS_IT_IS = "as it is"
 CHOICES = ("Q8_0", "Q6K", "Q5K", "Q4K", "Q4_0", "Q3K", "Q2K", "int8-32", "int4-32")
 CONTEXT = 4096  # tokens that a sequence is to have room for, unless said otherwise
-EASY = 0.9  # of the memory; above that, the system has little left
+OURS = 0.9  # of the memory; the rest is left to the system
 SLOWER = 1.5  # how much more than the fewest bytes a balanced choice may read for a token
 
 
@@ -49,8 +49,9 @@ class Candidate(NamedTuple):
     """What a choice comes to. Sizes in bytes.
 
     `isq`: what --isq is given, None for nothing. `size`: of the weight file. `weights_memory`: of a server without keys
-    and values. `needed`: with them, for what was wished. `room`: tokens of each sequence, at most what a request may
-    have. `error`: relative, of weights that change. `read`: of weights for a token. `types`: that matrices get.
+    and values. `needed`: with them, for what was wished. `room`: tokens of each sequence in nine tenths of the memory,
+    at most what a request may have. `error`: relative, of weights that change. `read`: of weights for a token.
+    `status`: whether there is room for what is wanted, for less, or for nothing. `types`: that matrices get.
     """
 
     name: str
@@ -86,9 +87,9 @@ class Tuning:
     def recommended(self, profile: Profile) -> Candidate | None:
         """The best of the choices that suit; None where none can be loaded at all.
 
-        Those with room for what is wanted suit: easily if there are any, else tightly; else those with most room.
-        Of them, `quality` takes the smallest error, `fast` the fewest bytes to read for a token, and `balanced` the
-        smallest error among those that read at most 1.5 times the fewest. Equals are told apart by the other figure.
+        Those with room for what is wanted suit; where there are none, those with most room. Of them, `quality` takes
+        the smallest error, `fast` the fewest bytes to read for a token, and `balanced` the smallest error among those
+        that read at most 1.5 times the fewest. Equals are told apart by the other figure.
         """
         suiting = _suiting(self.candidates)
         if not suiting:
@@ -149,33 +150,25 @@ def _candidate(
     isq: str | None, found: Estimate, wish: Wish, *, wanted: int, limit: int, shares: Mapping[str, float]
 ) -> Candidate:
     per_token = wish.max_seqs * _token_bytes(found, wish)
-    needed = found.runtime_memory + wanted * per_token
-    left = max(wish.memory - found.runtime_memory, 0)
+    left = max(int(OURS * wish.memory) - found.runtime_memory, 0)
+    room = min(left // per_token, limit)
     matrices = [plan for plan in found.tensors if len(plan.shape) > 1]
     return Candidate(
         name=isq or AS_IT_IS,
         isq=isq,
         size=sum(plan.bytes_out for plan in matrices),
         weights_memory=found.runtime_memory,
-        needed=needed,
-        room=min(left // per_token, limit),
+        needed=found.runtime_memory + wanted * per_token,
+        room=room,
         error=_error(matrices),
         read=sum(_read(plan, shares) for plan in matrices),
-        status=_status(found.runtime_memory, needed, wish.memory),
+        status="fits" if room >= wanted else "short" if room else "no",
         types=tuple(sorted({plan.type_out for plan in matrices})),
     )
 
 
 def _token_bytes(found: Estimate, wish: Wish) -> int:
     return found.kv_float16 if wish.kv_dtype == "float16" else found.kv_float32
-
-
-def _status(weights: int, needed: int, memory: int) -> Status:
-    if needed <= EASY * memory:
-        return "fits"
-    if needed <= memory:
-        return "tight"
-    return "short" if weights < memory else "no"
 
 
 def _error(matrices: Iterable[TensorPlan]) -> float:
@@ -203,8 +196,7 @@ def _quantized(found: Estimate) -> tuple[str, ...]:
 
 def _suiting(candidates: Iterable[Candidate]) -> list[Candidate]:
     found = list(candidates)
-    for status in ("fits", "tight"):
-        if suiting := [each for each in found if each.status == status]:
-            return suiting
+    if suiting := [each for each in found if each.status == "fits"]:
+        return suiting
     most = max(each.room for each in found)
     return [each for each in found if each.room == most > 0]

@@ -41,10 +41,6 @@ REASONS: dict[Profile, str] = {
     "fast": "the fewest bytes to read for a token",
 }
 COLUMNS = ("Quant", "Est. Size", "Memory %", "Context room", "Quality", "Status")
-SCARCE = {
-    "tight": "No choice leaves the system more than a tenth of the memory.",
-    "short": "No choice leaves room for so many tokens; these leave most.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,8 @@ def run(asked: Asked, chosen: Chosen, selected: Selected) -> None:
     best = tuning.recommended(asked.profile)
     if best is None:
         click.echo(to_json(tuning, asked, None) if asked.as_json else "\n".join(table(tuning, asked.wish)))
-        click.echo("error: no choice fits into that memory", err=True)
+        least = size_text(min(each.weights_memory for each in tuning.candidates))
+        click.echo(f"error: no choice fits: the smallest takes {least} without keys and values", err=True)
         raise SystemExit(NO_ROOM)
     before = said_keys(said(click.get_current_context()))
     serving = {**serving_keys(tuning, best, asked.wish, asked.max_seqs), **before}
@@ -205,8 +202,8 @@ def notes(tuning: Tuning, asked: Asked, best: Candidate) -> list[str]:
         found.append(
             f"It is quantized already ({types}) and keeps these types: for others, --requantize or a dense one."
         )
-    if best.status in ("short", "tight"):
-        found.append(SCARCE[best.status])
+    if best.status == "short":
+        found.append("No choice has room for so many tokens; what has most is recommended.")
     reason = REASONS[asked.profile] if len(tuning.candidates) > 1 else "the only choice"
     return [*found, f"Recommended ({asked.profile}): {best.name}, {reason}."]
 
