@@ -43,9 +43,17 @@ def test_without_options_everything_has_its_default() -> None:
 
 def test_every_option_reaches_the_engine_or_the_loader() -> None:
     engine = EngineOptions(
-        max_seqs=3, max_queue=4, max_model_len=500, prefill_chunk=6, kv_mem=7 * 1024**2, prefix_cache=False
+        max_seqs=3,
+        max_queue=4,
+        max_model_len=500,
+        prefill_chunk=6,
+        kv_mem=7 * 1024**2,
+        prefix_cache=False,
+        prefix_cache_n=8,
+        kv_cache=False,
     )
-    options = "--max-seqs 3 --max-queue 4 --max-model-len 500 --prefill-chunk 6 --kv-mem 7MiB --no-prefix-cache"
+    options = "--max-seqs 3 --max-queue 4 --max-model-len 500 --prefill-chunk 6 --kv-mem 7MiB --prefix-cache-n 8"
+    options += " --no-prefix-cache --no-kv-cache"
     loading = "--kv-dtype float16 --determinism fast --threads 2 --verify"
     assert gathered(*options.split(), *loading.split()) == repr(LoadOptions(engine, "float16", "fast", 2, verify=True))
 
@@ -53,8 +61,8 @@ def test_every_option_reaches_the_engine_or_the_loader() -> None:
 def test_every_option_about_guesses_is_read(tmp_path: Path) -> None:
     assert gathered("--prompt-lookup") == repr(LoadOptions(speculate=SpeculateOptions("lookup")))
     assert gathered("--prompt-lookup", "--gamma", "3") == repr(LoadOptions(speculate=SpeculateOptions("lookup", 3)))
-    draft = LoadOptions(speculate=SpeculateOptions(tmp_path, 5))
-    assert gathered("--draft", str(tmp_path), "--gamma", "5") == repr(draft)
+    draft = LoadOptions(speculate=SpeculateOptions(tmp_path, 5, adaptive=False))
+    assert gathered("--draft", str(tmp_path), "--gamma", "5", "--fixed-gamma") == repr(draft)
 
 
 def test_who_guesses_in_a_few_words() -> None:
@@ -67,6 +75,7 @@ def test_who_guesses_in_a_few_words() -> None:
     ("options", "complaint"),
     [
         ("--gamma 3", "add --prompt-lookup or --draft"),
+        ("--fixed-gamma", "add --prompt-lookup or --draft"),
         ("--prompt-lookup --draft .", "leave one of them out"),
         ("--prompt-lookup --gamma 0", "1<=x<=64"),
         ("--draft /no/where", "does not exist"),
@@ -141,6 +150,15 @@ def test_adapters_that_come_with_a_model_are_loaded_with_the_others(folder: Path
     assert adapted(LoadOptions(), found).adapters == AdapterOptions({"poem": theirs}, active=("poem",))
     with pytest.raises(CompileError, match="has an adapter poem, and the ordering file another"):
         adapted(LoadOptions(adapters=AdapterOptions({"poem": mine})), found)
+
+
+def test_what_a_subcommand_says_of_running(folder: Path) -> None:
+    """Guesses that a file asks for come after those of the command line."""
+    theirs, mine = SpeculateOptions(folder), SpeculateOptions("lookup")
+    found = Found(folder, tgt_non_granular_index=3, repeat_last_n=5, speculate=theirs)
+    loading = adapted(LoadOptions(), found)
+    assert (loading.tgt_non_granular_index, loading.repeat_last_n, loading.speculate) == (3, 5, theirs)
+    assert adapted(LoadOptions(speculate=mine), found).speculate == mine
 
 
 def test_caps_of_nothing_are_a_mistake(folder: Path, tiny_llama: Any) -> None:

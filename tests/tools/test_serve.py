@@ -60,17 +60,23 @@ def test_it_says_how_to_ask_and_answers_so(package: Path) -> None:
         assert process.wait(20) == 0
 
 
-def test_guesses_change_no_token(package: Path) -> None:
-    """As the model's own text says, and as a draft does, which here is the model itself."""
+def test_guesses_change_no_token(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the model's own text says, and as a draft does, which here is the model itself, or a file says so."""
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    table = f'quantized_model_id = "{package.parent}"\nquantized_filename = "tiny.gguf"\n'
+    selector = tmp_path / "selector.toml"
+    selector.write_text(f"[model]\n{table}[speculative]\ngamma = 3\n[speculative.draft_model]\n{table}")
     body = {"prompt": "one two one two one two one", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
     answers = []
-    for options in ([], ["--prompt-lookup"], ["--draft", str(package), "--gamma", "3"]):
-        with serving(*options, "compiled", "-m", str(package)) as url:
+    compiled = ["compiled", "-m", str(package)]
+    guesses = ["--prompt-lookup", *compiled], ["--draft", str(package), "--gamma", "3", *compiled]
+    for arguments in (compiled, *guesses, ["toml", "-f", str(selector)]):
+        with serving(*arguments) as url:
             status, answer = post(f"{url}/v1/completions", body)
             assert status == 200, answer
             answers.append((answer["choices"][0]["text"], answer["usage"]["completion_tokens"]))
     assert answers[0][1] == 60
-    assert answers[1:] == answers[:1] * 2
+    assert answers[1:] == answers[:1] * 3
 
 
 @contextmanager
