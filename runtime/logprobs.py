@@ -27,6 +27,7 @@ class TokenLogprobs(NamedTuple):
     token_id: int
     logprob: float
     top: tuple[TokenLogprob, ...]
+    rank: int = 0  # of the token, 1 for the likeliest; 0: not known
 
 
 def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
@@ -35,7 +36,8 @@ def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | 
     places = likeliest(row, num_top)
     found = zip(places, row[places].tolist(), strict=True)
     top = tuple(TokenLogprob(place, logit - normalizer) for place, logit in found if logit > -math.inf)
-    return TokenLogprobs(token_id, float(row[token_id]) - normalizer, top)
+    is_ahead = np.greater_equal(row, row[token_id], out=None if space is None else space.above)
+    return TokenLogprobs(token_id, float(row[token_id]) - normalizer, top, int(np.count_nonzero(is_ahead)))
 
 
 def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:

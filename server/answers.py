@@ -20,12 +20,14 @@ from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
 from .chunks import Chunks, Outputs, event
 from .errors import error_body, internal_error
 from .jobs import JSON, Job, Prompt
+from .logprobs import with_fewer
 from .model import Engine, Model
 from .replies import Reading, Reply, merged
 from .streams import Bridge, Inbox
 
 logger = logging.getLogger(__name__)
 
+PROMPT_LOGPROBS = "prompt_logprobs"
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 Note = Callable[[bytes], None]
@@ -70,7 +72,7 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Running]:
                 job.served.adapter,
                 parent=None if is_first else requests[index - index % job.num_drawn],
                 grammar=job.grammar,
-                prompt_logprobs=params.logprobs if job.scores_prompt else None,
+                prompt_logprobs=job.num_prompt_logprobs,
                 truncate=False,  # that was seen to
             )
             requests.append(request)
@@ -158,15 +160,28 @@ async def whole(job: Job, running: Running, head: JSON) -> JSON:
         for index, output in outputs:
             drawn[index].add(output)
 
-    def choices() -> list[JSON]:
-        return [
-            whole_choice(job, index, drawn[place], tally.finish_reasons[place], running.requests[place])
-            for index, place in enumerate(best(job, drawn))
+    def body() -> JSON:
+        places = list(best(job, drawn))
+        requests = [running.requests[place] for place in places]
+        choices = [
+            whole_choice(job, index, drawn[place], tally.finish_reasons[place], requests[index])
+            for index, place in enumerate(places)
         ]
+        told = {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage()}
+        return told if job.prompt_writer is None else with_prompts(told, job, requests)
 
     # Long prompts have many scores: writing them must not hold up other requests.
-    told = await asyncio.to_thread(choices) if job.scores_prompt else choices()
-    return {**head, "object": job.shape.object, "choices": told, "usage": tally.usage()}
+    return body() if job.num_prompt_logprobs is None else await asyncio.to_thread(body)
+
+
+def with_prompts(body: JSON, job: Job, requests: Sequence[Any]) -> JSON:
+    """vLLM tells of prompts in each choice of a completion, and beside the choices of a chat."""
+    assert job.prompt_writer is not None
+    if job.shape.is_chat:
+        return {**body, PROMPT_LOGPROBS: job.prompt_writer.told(requests[0].prompt_logprobs)}
+    told = (job.prompt_writer.told(request.prompt_logprobs) for request in requests)
+    choices = [{**choice, PROMPT_LOGPROBS: each} for choice, each in zip(body["choices"], told, strict=True)]
+    return {**body, "choices": choices}
 
 
 def best(job: Job, drawn: Sequence[Drawn]) -> Iterator[int]:
@@ -184,7 +199,8 @@ def whole_choice(job: Job, index: int, drawn: Drawn, finish_reason: str, request
     if job.writer is not None:
         writer = job.writer()
         if job.scores_prompt:
-            writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, request.prompt_logprobs)
+            scores = with_fewer(request.prompt_logprobs, job.params.logprobs or 0)
+            writer.add_prompt(drawn.prompt.echo, drawn.prompt.token_ids, scores)
         writer.add(drawn.logprobs)
         logprobs = writer.take()
     if drawn.reply is None:

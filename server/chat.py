@@ -9,7 +9,7 @@ from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 
 from . import reasoning
 from .jobs import JSON, Job, Prompt, Shape
-from .logprobs import ChatLogprobs
+from .logprobs import ChatLogprobs, PromptWriter
 from .model import Model
 from .replies import Reading
 from .sampling_fields import word_tokens
@@ -33,7 +33,7 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
     tools = [tool.source for tool in body.shown_tools] or None
     token_ids = model.encode_chat(messages, tools, body.chat_template_kwargs)
     prompt = Prompt(kept(token_ids, limit, body, model))
-    spec = body.spec()
+    spec, scored = body.spec(), body.prompt_logprobs
     reading = _reading(body, model, prompt, may_think=spec is None)
     if reading is not None and body.tool_choice.is_forced:
         if spec is not None:
@@ -53,6 +53,7 @@ def chat_job(body: ChatRequest, model: Model) -> Job:
         reading,
         best_of=body.best_of or 0,
         writer=None if body.num_logprobs is None else partial(ChatLogprobs, model.token_bytes),
+        prompt_writer=None if scored is None else PromptWriter(model.token_bytes, scored),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from .jobs import JSON, Job, Prompt, Shape
-from .logprobs import TextLogprobs
+from .logprobs import PromptWriter, TextLogprobs
 from .model import Model
 from .sampling_fields import word_tokens
 from .schemas import CompletionRequest
@@ -22,7 +22,7 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
     is_silent = bool(body.echo) and limit == 0
     params = body.sampling_params(1 if is_silent else limit, model.defaults, word_tokens(body.bad_words or (), model))
     prompts = tuple(_prompt(prompt, params.max_tokens, body, model) for prompt in body.prompt)
-    spec = body.spec()
+    spec, scored = body.spec(), body.prompt_logprobs
     is_scored = body.num_logprobs is not None
     return Job(
         TEXT,
@@ -38,6 +38,7 @@ def completion_job(body: CompletionRequest, model: Model) -> Job:
         writer=partial(TextLogprobs, model.token_bytes) if is_scored else None,
         scores_prompt=is_scored and bool(body.echo),
         is_silent=is_silent,
+        prompt_writer=None if scored is None else PromptWriter(model.token_bytes, scored),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .logprobs import LogprobsWriter
+from .logprobs import LogprobsWriter, PromptWriter
 from .replies import Reading
 from .selection import Served
 
@@ -33,6 +33,10 @@ class Shape:
     chunk: Callable[[int, JSON], JSON] | None  # around a delta of any kind; None: there is only text
     opening: Callable[[int], JSON] | None  # what a choice's stream begins with
     ending: Callable[[int, str], JSON]
+
+    @property
+    def is_chat(self) -> bool:
+        return self.chunk is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Job:
     writer: Callable[[], LogprobsWriter] | None = None  # of a choice's log probabilities; None: they are not told
     scores_prompt: bool = False  # with log probabilities of the prompt, which is repeated
     is_silent: bool = False  # no answer is wanted, only the prompt
+    prompt_writer: PromptWriter | None = None  # of the prompt's log probabilities beside the answer
 
     def __post_init__(self) -> None:
         if self.best_of and self.best_of < self.n:
@@ -69,6 +74,9 @@ class Job:
         if self.stream and self.num_drawn > self.n:
             message = "which answers are the best is known at the end: with stream, best_of cannot be more than n"
             raise RequestError(message, param="best_of")
+        if self.stream and self.prompt_writer is not None:
+            message = "a stream does not tell of the prompt: leave prompt_logprobs or stream out"
+            raise RequestError(message, param="prompt_logprobs")
         if self.num_answers > MAX_CHOICES:
             message = (
                 f"at most {MAX_CHOICES} choices in one request, got {len(self.prompts)} prompts with {self.num_drawn}"
@@ -82,6 +90,14 @@ class Job:
     @property
     def num_answers(self) -> int:
         return len(self.prompts) * self.num_drawn
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Alternatives that the engine is to note with each token of the prompt, for either writer."""
+        wanted = [] if self.prompt_writer is None else [self.prompt_writer.num_top]
+        if self.scores_prompt:
+            wanted.append(self.params.logprobs or 0)
+        return max(wanted, default=None)
 
     def answers(self) -> Iterator[tuple[Prompt, SamplingParams]]:
         """With a seed, each of a prompt's answers gets its own, so that they differ and can be had again."""

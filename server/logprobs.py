@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprobs
@@ -35,9 +36,9 @@ class ChatLogprobs:
         raise NotImplementedError("chats repeat no prompts")
 
     def add(self, scores: Sequence[TokenLogprobs]) -> None:
-        for token_id, logprob, top in scores:
-            alternatives = [self._entry(*each) for each in top]
-            self._content.append({**self._entry(token_id, logprob), "top_logprobs": alternatives})
+        for score in scores:
+            alternatives = [self._entry(*each) for each in score.top]
+            self._content.append({**self._entry(score.token_id, score.logprob), "top_logprobs": alternatives})
 
     def take(self) -> JSON:
         content, self._content = self._content, []
@@ -101,6 +102,32 @@ class TextLogprobs:
 
     def _move(self, data: bytes) -> None:
         self._offset += len(self._decoder.decode(data))
+
+
+@dataclass(frozen=True, slots=True)
+class PromptWriter:
+    """As vLLM tells of prompts: for each token but the first {token id: {"logprob", "rank", "decoded_token"}, ...}."""
+
+    token_bytes: TokenTexts
+    num_top: int  # alternatives beside the token itself
+
+    def told(self, scores: Sequence[TokenLogprobs | None]) -> list[dict[str, JSON] | None]:
+        return [None if score is None else self._entries(score) for score in scores]
+
+    def _entries(self, score: TokenLogprobs) -> dict[str, JSON]:
+        found = {str(score.token_id): self._entry(score.token_id, score.logprob, score.rank)}
+        for i, (token_id, logprob) in enumerate(score.top[: self.num_top]):
+            found.setdefault(str(token_id), self._entry(token_id, logprob, i + 1))
+        return found
+
+    def _entry(self, token_id: int, logprob: float, rank: int) -> JSON:
+        text = self.token_bytes(token_id).decode(errors="replace")
+        return {"logprob": max(logprob, LEAST), "rank": rank, "decoded_token": text}
+
+
+def with_fewer(scores: Sequence[TokenLogprobs | None], num_top: int) -> list[TokenLogprobs | None]:
+    """Without the alternatives that somebody else asked for."""
+    return [None if score is None else score._replace(top=score.top[:num_top]) for score in scores]
 
 
 def _nothing() -> JSON:

@@ -32,7 +32,6 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "functions": ([],),
     "modalities": (["text"],),
     "prediction": (),
-    "prompt_logprobs": (False,),
     "reasoning_effort": (),
     "return_token_ids": (False,),
     "suffix": ("",),
@@ -69,7 +68,7 @@ def _none_if_false(value: Any) -> Any:
     return None if value is False else value
 
 
-def _not_zero(value: int | None) -> int | None:
+def _not_zero(value: int) -> int:
     if value == 0:
         raise ValueError("Input should be -1 (as many tokens as fit) or at least 1")
     return value
@@ -78,6 +77,9 @@ def _not_zero(value: int | None) -> int | None:
 def as_part(value: Any) -> Any:
     """An adapter's name alone is the whole of it."""
     return {"name": value} if isinstance(value, str) else value
+
+
+OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, BeforeValidator(_none_if_false)]
 
 
 class AdapterPart(BaseModel):
@@ -108,8 +110,9 @@ class Completion(Sampling, Constraints):
     max_tokens: int | None = None
     adapters: list[Annotated[AdapterPart, BeforeValidator(as_part)]] | None = Field(None, max_length=MAX_PARTS)
     cache_salt: str | None = Field(None, max_length=128)
+    prompt_logprobs: OptionalCount = None  # alternatives to tell of with each token of the prompt
     truncate_sequence: bool | None = None
-    truncate_prompt_tokens: Annotated[int | None, AfterValidator(_not_zero), Field(ge=-1)] = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1), AfterValidator(_not_zero)] | None = None
 
     @property
     def cache_scope(self) -> tuple[str, ...]:
@@ -153,7 +156,7 @@ class CompletionRequest(Completion):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(as_prompts)]
     echo: bool | None = None
-    logprobs: Annotated[int | None, BeforeValidator(_none_if_false), Field(ge=0, le=MAX_LOGPROBS)] = None
+    logprobs: OptionalCount = None
 
     @property
     def num_logprobs(self) -> int | None:

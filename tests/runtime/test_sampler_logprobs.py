@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistralrs_onnx.runtime.leading import Workspace
 from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprobs, mean_logprob, prompt_logprobs, token_logprobs
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import EXHAUSTED, FAILED, Sampler
@@ -51,6 +52,14 @@ def test_they_equal_a_softmax_in_float64(vocab: int, num_top: int, seed: int, sh
     np.testing.assert_allclose([logprob for _, logprob in told.top], logprobs[order], atol=2e-6)
 
 
+@pytest.mark.parametrize(("token_id", "rank"), [(0, 4), (1, 1), (2, 3), (3, 3)])
+def test_ranks_count_what_is_as_likely(token_id: int, rank: int) -> None:
+    """As vLLM counts: of equals all have the last place."""
+    row = np.array([-4.0, 2.0, 1.0, 1.0], np.float32)
+    assert token_logprobs(row, token_id, 0).rank == rank
+    assert token_logprobs(row, token_id, 0, Workspace(4)).rank == rank
+
+
 def test_tokens_without_probability_are_no_alternatives() -> None:
     row = np.full(100, -np.inf, np.float32)
     row[[4, 90]] = 1.0
@@ -63,7 +72,7 @@ def test_only_rows_that_ask_and_have_a_token_are_told(make_request: MakeRequest)
     told = Sampler().logprobs(logits, requests, [1, 2, FAILED, EXHAUSTED])
     assert told[0] is told[2] is told[3] is None
     assert told[1] is not None
-    assert told[1] == (2, pytest.approx(-np.log(50), abs=1e-6), ())
+    assert told[1] == (2, pytest.approx(-np.log(50), abs=1e-6), (), 50)
 
 
 def test_of_a_prompt_each_token_has_that_of_its_row() -> None:

@@ -81,6 +81,40 @@ def test_a_prompt_has_the_probabilities_that_it_had_as_an_answer(client: OpenAI)
         assert likeliest == answer.logprobs.tokens  # it was greedy
 
 
+def test_prompts_are_scored_beside_the_answer(client: OpenAI) -> None:
+    """With the numbers that an echoed prompt has, also where both are asked for."""
+    echoed = complete(client, echo=True, logprobs=2).choices[0]
+    for options in ({"logprobs": 1, "echo": True}, {}):
+        scored = complete(client, [PROMPT, "xyz"], extra={"prompt_logprobs": 2}, n=2, **options).choices
+        assert scored[0].prompt_logprobs == scored[1].prompt_logprobs
+        first, *rest = scored[0].prompt_logprobs
+        num_prompt = len(rest) + 1
+        assert first is None
+        texts = [next(iter(each.values()))["decoded_token"] for each in rest]
+        assert texts == echoed.logprobs.tokens[1:num_prompt]
+        for each, logprob, top in zip(
+            rest, echoed.logprobs.token_logprobs[1:], echoed.logprobs.top_logprobs[1:], strict=False
+        ):
+            own, *others = each.values()
+            assert own["logprob"] == pytest.approx(logprob, abs=1e-6)
+            assert {other["decoded_token"]: other["logprob"] for other in (own, *others)} == pytest.approx(top)
+            assert [other["rank"] for other in others] == [i for i in (1, 2) if i != own["rank"]]
+        if options:
+            assert max(len(top or ()) for top in scored[0].logprobs.top_logprobs) == 2
+
+
+def test_prompts_that_cannot_be_scored_are_said_to_be(client: OpenAI) -> None:
+    for value in (True, -1, 21):
+        with pytest.raises(BadRequestError) as caught:
+            complete(client, extra={"prompt_logprobs": value})
+        assert caught.value.param == "prompt_logprobs"
+    with pytest.raises(BadRequestError, match="leave prompt_logprobs or stream out"):
+        complete(client, extra={"prompt_logprobs": 1}, stream=True)
+    for nothing in (False, None):
+        answer = complete(client, extra={"prompt_logprobs": nothing, "logprobs": nothing})
+        assert "prompt_logprobs" not in answer.choices[0].model_extra
+
+
 @pytest.mark.parametrize("echo", [False, True])
 def test_streamed_log_probabilities_are_the_whole_ones(client: OpenAI, echo: bool) -> None:
     options: dict[str, Any] = {"logprobs": 2, "echo": echo, "n": 2, "temperature": 1}

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprob, TokenLogprobs
-from mistralrs_onnx.server.logprobs import ChatLogprobs, TextLogprobs
+from mistralrs_onnx.server.logprobs import ChatLogprobs, PromptWriter, TextLogprobs, with_fewer
 
 TOKENS = {0: b"<s>", 1: b" the", 2: b"\xf0\x9f", 3: b"\xa6\x9c", 4: b"x"}
 
@@ -70,3 +70,24 @@ def test_a_special_token_that_was_asked_for_is_part_of_the_prompt() -> None:
     writer = TextLogprobs(Tokens())
     writer.add_prompt("<s> thex", [0, 1, 4], [None, score(1, -1.0), score(4, -2.0)])
     assert writer.take()["text_offset"] == [0, 3, 7]
+
+
+def test_a_prompt_is_told_as_vllm_has_it() -> None:
+    """The token itself, with its rank, and the likeliest."""
+    seen = score(4, -3.0, (1, -0.1), (2, -1.5))._replace(rank=7)
+    likely = score(1, -0.1, (1, -0.1), (4, -2.0))._replace(rank=1)
+    assert PromptWriter(Tokens(), 1).told([None, seen, likely]) == [
+        None,
+        {
+            "4": {"logprob": -3.0, "rank": 7, "decoded_token": "x"},
+            "1": {"logprob": -0.1, "rank": 1, "decoded_token": " the"},
+        },
+        {"1": {"logprob": -0.1, "rank": 1, "decoded_token": " the"}},
+    ]
+    half = PromptWriter(Tokens(), 2).told([seen])[0]
+    assert half is not None
+    assert half["2"] == {"logprob": -1.5, "rank": 2, "decoded_token": "\N{REPLACEMENT CHARACTER}"}
+
+
+def test_alternatives_that_another_asked_for_are_left_out() -> None:
+    assert with_fewer([None, score(4, -3.0, (1, -0.1), (2, -1.5))], 1) == [None, score(4, -3.0, (1, -0.1))]

@@ -51,10 +51,12 @@ def test_the_server_cuts_what_requests_do_not_speak_of(told: Any) -> None:
 
 def test_short_prompts_are_whole(told: Any) -> None:
     assert told("abc", server=True, truncate_prompt_tokens=9) == "abc"
+    assert told("abc", truncate_prompt_tokens=None, truncate_sequence=None) == "abc"
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(17, "at most the context of 16 tokens, got 17"), (0, "at least 1"), (-2, "-1"), (True, "valid integer")]
+    ("value", "message"),
+    [(17, "at most the context of 16 tokens, got 17"), (0, "at least 1"), (-2, "-1"), (True, "valid integer")],
 )
 def test_numbers_that_mean_nothing_are_refused(told: Any, value: Any, message: str) -> None:
     with pytest.raises(BadRequestError, match=message) as caught:
