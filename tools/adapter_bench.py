@@ -35,8 +35,8 @@ from mistralrs_onnx.runtime.probe import RowRunner, settle_rows
 from mistralrs_onnx.runtime.sessions import make_session
 from mistralrs_onnx.source import ModelSource
 
-from .bench import markdown
 from .failures import reported
+from .tables import markdown
 
 SPREAD = 0.02  # of random b; a has rows of length 1
 

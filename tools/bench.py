@@ -1,27 +1,32 @@
-"""`mistralrs-bench`: tokens per second of a model, as a table for people, pages or programs."""
+"""`mistralrs-bench`: tokens per second of a model, alone or beside other engines, and of a server."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import click
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
+from click.core import ParameterSource
 
-from mistralrs_onnx.model import LoadOptions, Model
+from mistralrs_onnx.model import LoadOptions, Model, load
+from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.sessions import num_processors
 
+from .adapter_options import Found, adapted
+from .bench_results import Sheet, alone, compared, show
 from .checkpoints import Commands, checkpoint_options
+from .command_line import SETTINGS
+from .contest import compete
 from .failures import reported
-from .measuring import Prompts, Result, Turns, Workload, repeat
-from .options import Locate, add_models, chosen, load_found, run_options
+from .http_bench import http
+from .logs import set_up_logging
+from .measuring import BASE, Prompts, Turns, Workload, measure, repeat
+from .option import Command, Option, decorated, option, said
+from .options import Locate, add_models, chosen, run_options
+from .peers import PEERS, Job, Peer, find_peers
 from .speculate_options import speculate_note
 
 EXAMPLES = """
@@ -29,15 +34,12 @@ EXAMPLES = """
 Examples:
   mistralrs-bench demo
   mistralrs-bench -p 0 -g 64 -d 100,500 -c 1,16 --determinism fast demo
-  mistralrs-bench -r 3 -o json gguf -m ~/models -f model.Q4_1.gguf
+  mistralrs-bench --compare llama.cpp,genai gguf -m ~/models -f model.Q4_1.gguf
+  mistralrs-bench http --url http://127.0.0.1:1234 --request-rate 4
 \b
-pp reads a prompt, tg generates; "@ d500" has 500 tokens before it, which the clock does not see. t/s and ms/t are
-of one request, throughput is of all. The rate of tg counts from the moment that every request has its first token.
-Prompts are random, other ones each time, and sampling is greedy. Requests have the adapters that are loaded in turn;
-those that an ordering file makes active they have all together.
+pp reads a prompt, alone; tg generates; "@ d500": after 500 tokens. t/s, ms/t are of one request, throughput
+of all, from when each has its first token. Prompts are random, adapters that are loaded take turns.
 """
-BACKEND = "CPU"
-COLUMNS = ("model", "backend", "test", "concurrency", "t/s", "ms/t", "throughput/s", "TTFT ms")
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -57,58 +59,125 @@ class Numbers(click.ParamType[tuple[int, ...]]):
         return tuple(dict.fromkeys(int(word) for word in words))
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Engines with commas between."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")]
+        for word in words:
+            if word not in PEERS:
+                near = difflib.get_close_matches(word, PEERS, 1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                self.fail(f"{word!r} is none of {', '.join(PEERS)}{meant}", param, ctx)
+        return tuple(dict.fromkeys(words))
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What the command line asks for, but for the model. `form`: None for what suits standard output."""
 
     workloads: tuple[Workload, ...]
     repetitions: int
+    warmup: int
+    rivals: tuple[str, ...]
     form: str | None
     loading: LoadOptions
 
 
-@click.group(
-    cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+MEASURING = "Measuring"  # subject
+BENCH_OPTIONS = (
+    option(
+        "-p", "--n-prompt", type=click.IntRange(0), metavar="N", default=512, subject=MEASURING, help="Tokens to read."
+    ),
+    option(
+        "-g", "--n-gen", type=click.IntRange(0), metavar="N", default=128, subject=MEASURING, help="Tokens to generate."
+    ),
+    option(
+        "-c",
+        "--concurrency",
+        type=Numbers(1),
+        metavar="N,N",
+        default="1,4,16",
+        subject=MEASURING,
+        help="Requests that generate at once.",
+    ),
+    option(
+        "-d", "--depth", type=Numbers(0), metavar="N,N", default="0", subject=MEASURING, help="Tokens that lie before."
+    ),
+    option(
+        "-r",
+        "--repetitions",
+        type=click.IntRange(1),
+        metavar="N",
+        default=5,
+        subject=MEASURING,
+        help="Runs of each test.",
+    ),
+    option(
+        "--warmup",
+        type=click.IntRange(0),
+        metavar="N",
+        default=1,
+        subject=MEASURING,
+        rare=True,
+        help="Runs before, which do not count.",
+    ),
+    option(
+        "--compare",
+        type=Names(),
+        metavar="NAMES",
+        subject=MEASURING,
+        help=f"Run these too, in turns: {','.join(PEERS)}.",
+    ),
+    option(
+        "-o",
+        "--output",
+        type=click.Choice(["md", "csv", "json"]),
+        subject=MEASURING,
+        show_default="a table on a terminal, md elsewhere",
+        help="Form of the result.",
+    ),
 )
+
+
+LESS_USUAL = {"adapter_root", "token_source", "max_model_len", "kv_mem"}  # than for serving: the page has no room
+
+
+def bench_options(command: Command) -> Command:
+    return decorated(command, BENCH_OPTIONS)
+
+
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings=SETTINGS)
 @click.version_option(package_name="mistralrs-onnx")
-@click.option("-p", "--n-prompt", type=click.IntRange(0), default=512, show_default=True, help="Tokens to read.")
-@click.option("-g", "--n-gen", type=click.IntRange(0), default=128, show_default=True, help="Tokens to generate.")
-@click.option(
-    "-c",
-    "--concurrency",
-    type=Numbers(1),
-    default="1,4,16",
-    show_default=True,
-    help="Requests that generate at once. A prompt is read alone.",
-)
-@click.option("-d", "--depth", type=Numbers(0), default="0", show_default=True, help="Tokens that lie before.")
-@click.option("-r", "--repetitions", type=click.IntRange(1), default=5, show_default=True, help="Runs of each test.")
-@click.option(
-    "-o",
-    "--output",
-    "form",
-    type=click.Choice(["md", "csv", "json"]),
-    help="Form of the result.  [default: a table on a terminal, md elsewhere]",
-)
+@bench_options
 @run_options
 @checkpoint_options(chat_template=False)
 @click.pass_context
-def main(
-    ctx: click.Context,
-    n_prompt: int,
-    n_gen: int,
-    concurrency: tuple[int, ...],
-    depth: tuple[int, ...],
-    repetitions: int,
-    form: str | None,
-) -> None:
+def main(ctx: click.Context) -> None:
     """Measure how fast a model reads and generates."""
-    workloads = tuple(plan(n_prompt, n_gen, concurrency, depth))
+    set_up_logging()
+    if ctx.invoked_subcommand == http.name:
+        check_nothing_given(ctx)
+        return
+    values, loading = said(ctx), chosen(ctx)
+    workloads = tuple(plan(values["n_prompt"], values["n_gen"], values["concurrency"], values["depth"]))
     if not workloads:
         raise click.UsageError("nothing to measure: -p and -g are both 0")
-    loading = chosen(ctx)
     check_fits(workloads, loading)
-    ctx.obj = Wanted(workloads, repetitions, form, loading)
+    rivals = values["compare"] or ()
+    ctx.obj = Wanted(workloads, values["repetitions"], values["warmup"], rivals, values["output"], loading)
+
+
+def check_nothing_given(ctx: click.Context) -> None:
+    """Raises UsageError for options of models, of which a server that runs already has one."""
+    sources = {param: ctx.get_parameter_source(param.name or "") for param in ctx.command.params}
+    given = [param.opts[-1] for param, source in sources.items() if source is ParameterSource.COMMANDLINE]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} before http has no meaning: options of http stand after it")
 
 
 def plan(n_prompt: int, n_gen: int, concurrency: Sequence[int], depth: Sequence[int]) -> Iterator[Workload]:
@@ -129,23 +198,57 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 
 
 def run(wanted: Wanted, locate: Locate) -> None:
-    with reported(), load_found(locate, wanted.loading) as model:
-        prompts, adapters = Prompts(model.manifest.vocab_size), turns(model)
-        notes = [*adapter_note(adapters, len(model.mixed_adapters)), speculate_note(wanted.loading.speculate)]
-        name = ", ".join([model.name, *filter(None, notes)])
-        results = []
-        for workload in wanted.workloads:
-            click.echo(f"Measuring {workload.name}, {workload.concurrency} at once ...", err=True)
-            results.append(repeat(model.engine, workload, prompts, wanted.repetitions, adapters))
-    show(results, name, wanted)
+    with reported():
+        found = locate()
+        wanted = replace(wanted, loading=adapted(wanted.loading, found))
+        peers = rivals(wanted, locate, found)
+        with load(found.package, wanted.loading) as model:
+            sheet = beside(wanted, model, peers) if peers else measured(wanted, model)
+    show(sheet, wanted.form)
+
+
+def measured(wanted: Wanted, model: Model) -> Sheet:
+    prompts, adapters = Prompts(model.manifest.vocab_size), turns(model)
+    results = []
+    for workload in wanted.workloads:
+        click.echo(f"Measuring {workload.name}, {workload.concurrency} at once ...", err=True)
+        results.append(repeat(model.engine, workload, prompts, wanted.repetitions, adapters, wanted.warmup))
+    return alone(results, title(model, adapters, wanted.loading), wanted.loading)
+
+
+def rivals(wanted: Wanted, locate: Locate, found: Found) -> list[Peer]:
+    """Those that can be had; others are named with what to do. Raises ClickException when none can."""
+    if not wanted.rivals:
+        return []
+    job = Job(locate, open_package(found.package), wanted.loading.num_threads or num_processors())
+    peers, missing = find_peers(wanted.rivals, job)
+    for name, reason in missing.items():
+        click.echo(f"{name} is left out: {reason}", err=True)
+    if not peers:
+        raise click.ClickException("nobody is left to compare with")
+    return peers
+
+
+def beside(wanted: Wanted, model: Model, peers: Sequence[Peer]) -> Sheet:
+    if turns(model) != BASE:
+        raise click.UsageError("--compare runs models without adapters: leave the adapters out")
+    prompts = Prompts(model.manifest.vocab_size)
+    ours = partial(measure, model.engine, prompts=prompts)
+    contest = compete(ours, peers, wanted.workloads, wanted.repetitions, wanted.warmup)
+    return compared(*contest, title(model, BASE, wanted.loading), wanted.loading)
+
+
+def title(model: Model, adapters: Turns, loading: LoadOptions) -> str:
+    notes = [*adapter_note(adapters, len(model.mixed_adapters)), speculate_note(loading.speculate)]
+    return ", ".join([model.name, *filter(None, notes)])
 
 
 def turns(model: Model) -> Turns:
     """What requests run with: the active adapters, else each of those that are loaded."""
     if model.adapters is None:
-        return (None,)
+        return BASE
     active = model.adapters.select(None)
-    return (active,) if active is not None else tuple(model.adapters.loaded()) or (None,)
+    return (active,) if active is not None else tuple(model.adapters.loaded()) or BASE
 
 
 def adapter_note(adapters: Turns, num_mixed: int) -> Iterator[str]:
@@ -156,82 +259,8 @@ def adapter_note(adapters: Turns, num_mixed: int) -> Iterator[str]:
         yield f"adapter {names[0]}" if len(names) == 1 else f"{len(names)} adapters"
 
 
+for param in main.params:
+    if isinstance(param, Option) and param.name in LESS_USUAL:
+        param.rare = True
 add_models(main, run)
-
-
-def show(results: Sequence[Result], model: str, wanted: Wanted) -> None:
-    forms: dict[str, Callable[[], str]] = {
-        "md": lambda: markdown(rows(results, model)),
-        "csv": lambda: as_csv(records(results, model, wanted.loading)),
-        "json": lambda: json.dumps(records(results, model, wanted.loading), indent=2) + "\n",
-    }
-    if wanted.form is None and sys.stdout.isatty():
-        Console().print(terminal_table(rows(results, model)))
-    else:
-        click.echo(forms[wanted.form or "md"](), nl=False)
-
-
-def records(results: Sequence[Result], model: str, loading: LoadOptions) -> list[dict[str, Any]]:
-    """Everything a program may want to know of each test."""
-    return [
-        {
-            "model": model,
-            "backend": BACKEND,
-            "threads": loading.num_threads or num_processors(),
-            "kv_dtype": loading.kv_dtype,
-            "determinism": loading.determinism,
-            "test": result.workload.name,
-            "depth": result.workload.depth,
-            "concurrency": result.workload.concurrency,
-            "repetitions": len(result.timings),
-            "num_tokens": sum(timing.num_tokens for timing in result.timings),
-            "tokens_per_second": result.rate,
-            "tokens_per_second_stdev": result.rate_stdev,
-            "ms_per_token": result.ms_per_token,
-            "throughput": result.throughput,
-            "ttft_ms": result.ttft_ms,
-        }
-        for result in results
-    ]
-
-
-def rows(results: Sequence[Result], model: str) -> list[tuple[str, ...]]:
-    """The cells of a table, in the order of COLUMNS."""
-    return [
-        (
-            model,
-            BACKEND,
-            result.workload.name,
-            str(result.workload.concurrency),
-            f"{result.rate:.2f} ± {result.rate_stdev:.2f}",
-            f"{result.ms_per_token:.3f}",
-            f"{result.throughput:.2f}",
-            f"{result.ttft_ms:.2f}",
-        )
-        for result in results
-    ]
-
-
-def markdown(cells: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS, num_texts: int = 3) -> str:
-    """A table whose first `num_texts` columns are text, the others numbers."""
-    marks = ["---" if i < num_texts else "--:" for i in range(len(columns))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, marks, *cells))
-
-
-def terminal_table(cells: Sequence[Sequence[str]]) -> Table:
-    """Model and backend, the same in each row, stand above it: 80 columns are enough."""
-    model, backend = cells[0][:2]
-    table = Table(title=f"{model}, {backend}", box=SIMPLE)
-    for i, column in enumerate(COLUMNS[2:]):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
-    for line in cells:
-        table.add_row(*line[2:])
-    return table
-
-
-def as_csv(cells: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, cells[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(cells)
-    return text.getvalue()
+main.add_command(http)

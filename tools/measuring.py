@@ -38,15 +38,35 @@ BASE: Turns = (None,)
 
 
 class Timing(NamedTuple):
-    """Tokens of all requests while the clock ran, its seconds, and the mean seconds to a first token."""
+    """Tokens of all requests while the clock ran, and its seconds.
+
+    `ttfts`: seconds of each request to its first token. `tpots`: of each that generates, between later ones, the mean.
+    """
 
     num_tokens: int
     seconds: float
-    ttft: float
+    ttfts: tuple[float, ...]
+    tpots: tuple[float, ...] = ()
 
     @property
     def rate(self) -> float:
         return self.num_tokens / self.seconds
+
+
+class Spread(NamedTuple):
+    """Milliseconds of many requests: their mean and percentiles, which numpy interpolates linearly."""
+
+    mean: float
+    p50: float
+    p99: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread | None:
+        """None of nothing."""
+        if not seconds:
+            return None
+        p50, p99 = np.percentile(seconds, [50, 99])
+        return cls(1000 * fmean(seconds), 1000 * float(p50), 1000 * float(p99))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +97,15 @@ class Result:
         return fmean(timing.rate for timing in self.timings)
 
     @property
-    def ttft_ms(self) -> float:
-        return 1000 * fmean(timing.ttft for timing in self.timings)
+    def ttfts(self) -> Spread:
+        spread = Spread.of([ttft for timing in self.timings for ttft in timing.ttfts])
+        assert spread is not None, "every request has a first token"
+        return spread
+
+    @property
+    def tpots(self) -> Spread | None:
+        """None where nothing is generated."""
+        return Spread.of([tpot for timing in self.timings for tpot in timing.tpots])
 
 
 class Prompts:
@@ -92,9 +119,12 @@ class Prompts:
         return [int(token_id) for token_id in self._rng.integers(0, self._vocab_size, num_tokens)]
 
 
-def repeat(engine: Engine, workload: Workload, prompts: Prompts, repetitions: int, adapters: Turns = BASE) -> Result:
-    """Measures after a run that does not count. Raises RequestError when the context is too short for it."""
-    measure(engine, workload, prompts, adapters)
+def repeat(
+    engine: Engine, workload: Workload, prompts: Prompts, repetitions: int, adapters: Turns = BASE, warmup: int = 1
+) -> Result:
+    """Measures after `warmup` runs that do not count. Raises RequestError when the context is too short for it."""
+    for _ in range(warmup):
+        measure(engine, workload, prompts, adapters)
     return Result(workload, tuple(measure(engine, workload, prompts, adapters) for _ in range(repetitions)))
 
 
@@ -110,11 +140,20 @@ def measure(engine: Engine, workload: Workload, prompts: Prompts, adapters: Turn
     is_prefill = workload.kind == "pp"
     asked = [context + prompts.draw(workload.num_tokens if is_prefill else 1) for context in contexts]
     batch = run(engine, asked, greedy(1 if is_prefill else workload.num_tokens + 1), prompts, adapters)
-    waits = [batch.wait(request) for request in batch.requests]
+    ttfts = tuple(batch.ttft(request) for request in batch.requests)
     if is_prefill:
-        return Timing(workload.num_tokens * workload.concurrency, max(waits), fmean(waits))
+        return Timing(workload.num_tokens * workload.concurrency, max(ttfts), ttfts)
     begun, ended = batch.begun, batch.ended
-    return Timing(ended.num_generated - begun.num_generated, ended.time - begun.time, fmean(waits))
+    tpots = tuple(map(tpot, batch.requests))
+    return Timing(ended.num_generated - begun.num_generated, ended.time - begun.time, ttfts, tpots)
+
+
+def tpot(request: Request) -> float:
+    """Seconds between tokens of a finished request, from its first one on, the mean."""
+    first, last = request.first_token_at, request.finished_at
+    assert first is not None, f"request {request.id} ended without a token"
+    assert last is not None, f"request {request.id} has not ended"
+    return (last - first) / (request.num_output - 1)
 
 
 def greedy(max_tokens: int) -> SamplingParams:
@@ -194,7 +233,7 @@ class Batch:
         if self._errors:
             raise self._errors[0]
 
-    def wait(self, request: Request) -> float:
+    def ttft(self, request: Request) -> float:
         """Seconds to the first token of a request."""
         assert request.first_token_at is not None, f"request {request.id} ended without a token"
         return request.first_token_at - self.released_at

@@ -1,19 +1,33 @@
-"""What a step costs outside ONNX Runtime: packing, scheduling, sampling, detokenizing, telling."""
+"""What a step costs outside ONNX Runtime: packing, scheduling, sampling, detokenizing, telling.
+
+`python -m mistralrs_onnx.tools.overhead --help`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import click
+
+from mistralrs_onnx.cache import cached_package, demo_source
 from mistralrs_onnx.model import LoadOptions, make_runner
-from mistralrs_onnx.runtime.engine import Engine
-from mistralrs_onnx.runtime.package import Package
+from mistralrs_onnx.runtime.engine import Engine, EngineOptions
+from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.runtime.sessions import make_session
 
-from .measuring import Mark, Prompts, run
+from .failures import reported
+from .measuring import Mark, Prompts, greedy, run
+from .tables import markdown
+
+NUM_REQUESTS = 16
 
 
 class Overhead(NamedTuple):
@@ -75,3 +89,36 @@ def overhead(
     step = batch.ended.time - batch.begun.time
     means = (1000 * seconds / len(inside) for seconds in (step, sum(inside), in_runner - sum(inside)))
     return Overhead(*means)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("-m", "--model", "folder", type=click.Path(path_type=Path), help="Package.  [default: the demo's]")
+@click.option("-g", "--n-gen", type=click.IntRange(1), default=64, help="Tokens that each of 16 requests generates.")
+@click.option("-d", "--depth", type=click.IntRange(1), default=100, help="Tokens that lie before.")
+@click.option("-r", "--repetitions", type=click.IntRange(1), default=3)
+@click.option("--threads", type=click.IntRange(1), help="Processors to use.  [default: all]")
+def main(folder: Path | None, n_gen: int, depth: int, repetitions: int, threads: int | None) -> None:
+    """Measure what our engine costs outside ONNX Runtime with 16 requests that decode."""
+    with reported():
+        package = open_package(folder or cached_package(demo_source()))
+        options = LoadOptions(num_threads=threads, engine=EngineOptions(max_seqs=NUM_REQUESTS))
+        click.echo(overheads(package, options, n_gen, depth, repetitions), nl=False)
+
+
+def overheads(package: Package, options: LoadOptions, n_gen: int, depth: int, repetitions: int) -> str:
+    """A table of medians."""
+    ways = {"greedy": greedy(n_gen), "top-p 0.9 for all": replace(greedy(n_gen), temperature=1.0, top_p=0.9)}
+    rows = []
+    with timed_engine(package, options) as (engine, session):
+        prompts = Prompts(package.manifest.vocab_size)
+        for name, params in ways.items():
+            once = partial(overhead, engine, session, prompts, params, num_requests=NUM_REQUESTS, depth=depth)
+            once()
+            step, inside, packing = map(median, zip(*(once() for _ in range(repetitions)), strict=True))
+            rows.append([name, *(f"{ms:.2f}" for ms in (step, inside, packing)), f"{100 * (1 - inside / step):.1f} %"])
+    columns = [f"step of {NUM_REQUESTS}", "ms", "in ONNX Runtime", "in the runner around it", "outside ONNX Runtime"]
+    return markdown(rows, columns)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,7 +36,7 @@ def llama_batched_bench(binary: Path, checkpoint: Path, threads: int, workloads:
 def _batched(binary: Path, checkpoint: Path, threads: int, workload: Workload) -> float:
     # Each sequence gets an equal part of the context, which is rounded up to 256 tokens.
     context = workload.concurrency * -(-(workload.depth + workload.num_tokens) // 256) * 256
-    shape = ["-npp", workload.depth, "-ntg", workload.num_tokens, "-npl", workload.concurrency]
+    shape = ["-npp", max(1, workload.depth), "-ntg", workload.num_tokens, "-npl", workload.concurrency]
     command = [binary, "-m", checkpoint, "-t", threads, "-tb", threads, "-c", context, "-b", 2048, "-ub", 512, *shape]
     lines = output_of([*command, "--output-format", "jsonl"]).splitlines()
     [record] = [json.loads(line) for line in lines if line.startswith("{")]

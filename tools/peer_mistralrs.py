@@ -70,12 +70,16 @@ class Peer:
             messages=text, model="default", max_tokens=max_tokens, temperature=0.0, ignore_eos=True, stream=True
         )
 
-    def rate(self, workload: dict[str, Any]) -> float:
+    def rate(self, workload: dict[str, Any]) -> float | None:
+        """None for prompts that go on from others, which streams of its own requests cannot time."""
         if workload["kind"] == "pp":
+            if workload["depth"]:
+                return None
             begun, [stream] = self.run([workload["num_tokens"]], 1)
             return stream.prompt_tokens / (stream.times[0] - begun)
         # Prompts of one length are read as a batch, which fails for GGUF models on the CPU: lengths differ by one.
-        lengths = [workload["depth"] - i for i in range(workload["concurrency"])]
+        least = self._num_template + workload["concurrency"]
+        lengths = [max(least, workload["depth"]) - i for i in range(workload["concurrency"])]
         _, streams = self.run(lengths, workload["num_tokens"] + 1)
         started, ended = max(s.times[0] for s in streams), max(s.times[-1] for s in streams)
         return sum(time > started for s in streams for time in s.times) / (ended - started)

@@ -24,11 +24,11 @@ from mistralrs_onnx.model import LoadOptions, Model
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 
-from .bench import markdown
 from .checkpoints import checkpoint_options
 from .failures import reported
 from .measuring import Prompts, greedy, run
 from .options import Locate, add_models, load_found
+from .tables import markdown
 from .words import sentence, single_token_words
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

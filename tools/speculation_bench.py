@@ -22,8 +22,8 @@ from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 from mistralrs_onnx.speculate import SpeculateOptions
 
-from .bench import markdown
 from .failures import reported
+from .tables import markdown
 
 GREEDY = SamplingParams(temperature=0, max_tokens=160, ignore_eos=True)
 WILD = SamplingParams(temperature=1.5, seed=0, max_tokens=160, ignore_eos=True)

@@ -1,120 +1,36 @@
-"""Tables for people: coloured and folded to the width of a terminal, plain text in columns elsewhere."""
+"""Tables of figures for pages, programs and terminals; knows nothing of what they mean."""
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import click
-
-Row = tuple[str, ...]
-NARROWEST = 12  # columns that a folded cell keeps
-GAP = "  "
+from rich.box import SIMPLE
+from rich.table import Table
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table under a title. A row of one cell spans all columns. `right`: columns of numbers; `note`: a line below."""
-
-    title: str
-    rows: Sequence[Row]
-    head: Row = ()
-    right: frozenset[int] = frozenset()
-    note: str = ""
+def markdown(cells: Sequence[Sequence[str]], columns: Sequence[str], num_texts: int = 1) -> str:
+    """A table whose first `num_texts` columns are text, the others numbers."""
+    marks = ["---" if i < num_texts else "--:" for i in range(len(columns))]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, marks, *cells))
 
 
-class Line(NamedTuple):
-    """`style`: of STYLES, for the first `num_styled` letters."""
-
-    text: str
-    style: str
-    num_styled: int
-
-
-STYLES: dict[str, Callable[[str], str]] = {
-    "title": lambda text: click.style(text, bold=True),
-    "dim": lambda text: click.style(text, dim=True),
-    "first": lambda text: click.style(text, fg="cyan"),
-}
+def terminal_table(cells: Sequence[Sequence[str]], columns: Sequence[str], num_titles: int) -> Table:
+    """What is the same in each row, the first `num_titles` columns, stands above it: 80 columns are enough."""
+    table = Table(title=", ".join(cells[0][:num_titles]), box=SIMPLE, collapse_padding=True, pad_edge=False)
+    for i, column in enumerate(columns[num_titles:]):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True, vertical="bottom")
+    for line in cells:
+        table.add_row(*line[num_titles:])
+    return table
 
 
-def show(sections: Sequence[Section]) -> None:
-    """On standard output."""
-    is_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else None
-    for number, section in enumerate(sections):
-        if number:
-            click.echo()
-        for line in lines(section, width):
-            click.echo(_styled(line) if is_terminal and not os.environ.get("NO_COLOR") else line.text)
-
-
-def _styled(line: Line) -> str:
-    return STYLES[line.style](line.text[: line.num_styled]) + line.text[line.num_styled :]
-
-
-def lines(section: Section, width: int | None) -> Iterator[Line]:
-    """None of them is wider than `width`, as far as cells can be folded."""
-    yield Line(section.title, "title", len(section.title))
-    rows = [tuple(map(printable, row)) for row in section.rows]
-    widths = _widths([section.head, *rows], width)
-    if section.head:
-        yield from (Line(text, "dim", len(text)) for text in _row(section.head, widths, section.right))
-    for row in rows:
-        if len(row) == 1:
-            yield from _spanning(row[0], width)
-        else:
-            yield from (Line(text, "first", widths[0]) for text in _row(row, widths, section.right))
-    if section.note:
-        yield from _spanning(printable(section.note), width)
-
-
-def _spanning(text: str, width: int | None) -> Iterator[Line]:
-    return (Line(piece, "dim", len(piece)) for piece in _fold(text, width or len(text)))
-
-
-def _widths(rows: Sequence[Row], width: int | None) -> list[int]:
-    """Of columns; the widest gives way until all fit."""
-    columns = zip(*(row for row in rows if len(row) > 1), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-    if not widths or width is None:
-        return widths
-    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
-    if over > 0:
-        widest = widths.index(max(widths))
-        widths[widest] = max(NARROWEST, widths[widest] - over)
-    return widths
-
-
-def _row(row: Row, widths: Sequence[int], right: frozenset[int]) -> Iterator[str]:
-    cells = [_fold(cell, width) for cell, width in zip(row, widths, strict=True)]
-    for i in range(max(map(len, cells))):
-        parts = [cell[i] if i < len(cell) else "" for cell in cells]
-        aligned = (
-            part.rjust(width) if number in right else part.ljust(width)
-            for number, (part, width) in enumerate(zip(parts, widths, strict=True))
-        )
-        yield GAP.join(aligned).rstrip()
-
-
-def _fold(text: str, width: int) -> list[str]:
-    """Pieces of a text, later ones indented by two more than the first; words stay whole where they can."""
-    indent = re.match(r" *", text)
-    later = " " * (indent.end() + 2 if indent else 2)
-    pieces = []
-    while len(text) > width > len(later):
-        cut = text.rfind(" ", len(later) + 1, width + 1)
-        cut = cut if cut > width // 2 else width
-        pieces.append(text[:cut].rstrip())
-        text = later + text[cut:].lstrip()
-    return [*pieces, text]
-
-
-def printable(text: str) -> str:
-    """Names come from files: they must not move the cursor."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """The first record names the columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

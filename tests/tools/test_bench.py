@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from rich.console import Console
 from tiny_adapters import write_adapter
 
 from mistralrs_onnx.compiler.compile import compile_gguf
-from mistralrs_onnx.tools.bench import COLUMNS, main, rows, terminal_table
+from mistralrs_onnx.tools.bench import main
+from mistralrs_onnx.tools.bench_results import COLUMNS, Sheet, on_terminal, row
 from mistralrs_onnx.tools.measuring import Result as Measured
 from mistralrs_onnx.tools.measuring import Timing, Workload
 
@@ -41,7 +44,10 @@ def test_json_has_a_record_for_each_test(package: Path) -> None:
         assert record["determinism"] == "invariant"
         assert record["tokens_per_second"] * record["ms_per_token"] == pytest.approx(1000)
         assert record["throughput"] == pytest.approx(record["tokens_per_second"] * record["concurrency"])
+        assert 0 < record["ttft_p50_ms"] <= record["ttft_p99_ms"]
         assert record["ttft_ms"] > 0
+        is_prefill = record["test"] == "pp16"
+        assert all((record[f"tpot{name}_ms"] is None) == is_prefill for name in ("", "_p50", "_p99"))
 
 
 def test_adapters_are_measured_and_named(tiny_llama: Any, package: Path, tmp_path: Path) -> None:
@@ -73,9 +79,10 @@ def test_without_a_terminal_the_table_is_markdown(package: Path) -> None:
     result = bench(package, "-p", "8", "-g", "0", "-r", "2")
     assert result.exit_code == 0, result.output
     head, rule, line = result.stdout.splitlines()
-    assert head == "| model | backend | test | concurrency | t/s | ms/t | throughput/s | TTFT ms |"
-    assert rule == "| --- | --- | --- | --: | --: | --: | --: | --: |"
-    assert " | CPU | pp8 | 1 | " in line
+    assert head == "| model | backend | test | t/s | ms/t | concurrency | throughput/s | TTFT ms | TPOT ms |"
+    assert rule == "| --- | --- | --- | --: | --: | --: | --: | --: | --: |"
+    assert " | CPU | pp8 | " in line
+    assert line.endswith(" | - |")
     assert " ± " in line
 
 
@@ -87,6 +94,8 @@ def test_without_a_terminal_the_table_is_markdown(package: Path) -> None:
         (["-c", "0"], "must be numbers of at least 1"),
         (["-c", "32"], "add --max-seqs 32"),
         (["-d", "5", "--no-prefix-cache"], "leave out --no-prefix-cache"),
+        (["--compare", "llama"], "'llama' is none of llama.cpp, mistralrs, genai; did you mean llama.cpp?"),
+        (["--warmup", "-1"], "x>=0"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_loaded(options: list[str], complaint: str) -> None:
@@ -102,9 +111,31 @@ def test_a_context_that_is_too_short_is_one_line(package: Path) -> None:
 
 
 def test_a_terminal_of_80_columns_shows_every_number() -> None:
-    measured = Measured(Workload("tg", 128, 500, 16), (Timing(2048, 2.0, 0.0123456), Timing(2048, 2.5, 0.0123456)))
-    cells = rows([measured], "SmolLM2-135M-Instruct.Q4_1")
+    timings = (Timing(2048, 2.0, (0.0123456,), (0.0456,)), Timing(2048, 2.5, (0.0123456,), (0.0456,)))
+    cells = row(Measured(Workload("tg", 128, 500, 16), timings), "SmolLM2-135M-Instruct.Q4_1")
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(terminal_table(cells))
-    assert all(text in capture.get() for text in (*cells[0], *COLUMNS[2:]))
+        console.print(on_terminal(Sheet(COLUMNS, [cells], [])))
+    assert all(text in capture.get() for text in cells)
+    assert all(word in capture.get() for word in ("concur-", "through-", "TTFT", "TPOT"))
+
+
+def test_measuring_in_process_loads_no_web_framework() -> None:
+    code = "import sys, mistralrs_onnx.tools.bench; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "mistralrs_onnx.tools.http_bench" in loaded
+    assert not set(loaded) & {"sanic", "httpx", "openai", "mistralrs_onnx.server"}
+
+
+def test_the_long_names_are_those_of_mistral_rs(package: Path) -> None:
+    words = "--n-prompt 4 --n-gen 2 --concurrency 1,2 --repetitions 1 --num-device-layers 0 --output json"
+    result = bench(package, *words.split())
+    assert result.exit_code == 0, result.output
+    assert [record["test"] for record in json.loads(result.stdout)] == ["pp4", "tg2", "tg2"]
+
+
+def test_help_is_one_screen() -> None:
+    for page in ([], ["http"]):
+        lines = CliRunner().invoke(main, [*page, "--help"], terminal_width=100).output.splitlines()
+        assert len(lines) <= 40
+        assert max(map(len, lines)) <= 120

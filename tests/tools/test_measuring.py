@@ -10,7 +10,7 @@ from mistralrs_onnx.runtime.adapters import Adapter, Packed
 from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.errors import RequestError
-from mistralrs_onnx.tools.measuring import Prompts, Result, Timing, Workload, greedy, measure, repeat, run
+from mistralrs_onnx.tools.measuring import Prompts, Result, Spread, Timing, Workload, greedy, measure, repeat, run, tpot
 
 VOCAB = 50
 
@@ -63,7 +63,9 @@ PRIMER = [1]  # the step of the request that holds the engine until all others a
 def test_a_prompt_is_read_in_chunks_and_nothing_is_generated(engine: Engine, runner: CountingRunner) -> None:
     timing = measure(engine, Workload("pp", 100), Prompts(VOCAB, seed=1))
     assert timing.num_tokens == 100
-    assert timing.seconds == timing.ttft > 0
+    assert (timing.seconds,) == timing.ttfts
+    assert timing.seconds > 0
+    assert timing.tpots == ()
     assert runner.steps == [PRIMER, [64], [36]]
 
 
@@ -91,6 +93,12 @@ def test_the_warm_up_does_not_count_and_no_prompt_comes_again(engine: Engine, ru
     assert runner.steps == [PRIMER, [16]] * 3
 
 
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_there_are_as_many_warm_ups_as_asked(engine: Engine, runner: CountingRunner, warmup: int) -> None:
+    repeat(engine, Workload("pp", 16), Prompts(VOCAB, seed=1), repetitions=1, warmup=warmup)
+    assert runner.steps == [PRIMER, [16]] * (warmup + 1)
+
+
 def test_a_batch_tells_when_all_began_and_ended(engine: Engine) -> None:
     batch = run(engine, [[1, 2], [3, 4]], greedy(4), Prompts(VOCAB, seed=1))
     assert [request.num_output for request in batch.requests] == [4, 4]
@@ -105,17 +113,37 @@ def test_a_context_that_is_too_short_is_an_error_and_does_not_hang(engine: Engin
 
 
 def test_rates_are_of_one_request_and_throughput_is_of_all() -> None:
-    result = Result(Workload("tg", 8, concurrency=4), (Timing(32, 1.0, 0.01), Timing(32, 2.0, 0.03)))
+    result = Result(Workload("tg", 8, concurrency=4), (Timing(32, 1.0, (0.01,)), Timing(32, 2.0, (0.03,))))
     assert result.rates == [8, 4]
     assert result.rate == 6
     assert result.rate_stdev == pytest.approx(8**0.5)
     assert result.ms_per_token == pytest.approx(1000 / 6)
     assert result.throughput == 24
-    assert result.ttft_ms == pytest.approx(20)
+    assert result.ttfts.mean == pytest.approx(20)
+    assert result.tpots is None
+
+
+def test_percentiles_are_those_of_numpy() -> None:
+    seconds = np.random.default_rng(0).exponential(0.02, 257)
+    spread = Spread.of(list(seconds))
+    assert spread is not None
+    assert spread.mean == pytest.approx(1000 * seconds.mean())
+    assert (spread.p50, spread.p99) == pytest.approx(tuple(1000 * np.percentile(seconds, [50, 99])))
+    assert Spread.of([]) is None
+
+
+def test_time_per_output_token_is_that_after_the_first(engine: Engine) -> None:
+    batch = run(engine, [[1, 2]], greedy(5), Prompts(VOCAB))
+    [request] = batch.requests
+    request.first_token_at, request.finished_at = 10.0, 10.2
+    assert tpot(request) == pytest.approx(0.05)
+    timing = measure(engine, Workload("tg", 4, concurrency=3), Prompts(VOCAB))
+    assert len(timing.ttfts) == len(timing.tpots) == 3
+    assert all(0 < seconds * 4 <= timing.seconds * 1.5 for seconds in timing.tpots)
 
 
 def test_one_repetition_has_no_spread() -> None:
-    assert Result(Workload("pp", 8), (Timing(8, 1.0, 1.0),)).rate_stdev == 0
+    assert Result(Workload("pp", 8), (Timing(8, 1.0, (1.0,)),)).rate_stdev == 0
 
 
 def test_names_are_those_that_people_paste_into_issues() -> None:

@@ -1,17 +1,28 @@
+"""Engines on this machine, found or said to be missing, and asked through fakes."""
+
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
+from mistralrs_onnx.compiler.compile import CompileOptions
+from mistralrs_onnx.compiler.isq import Isq
+from mistralrs_onnx.source import ModelSource
 from mistralrs_onnx.tools import peers
+from mistralrs_onnx.tools.bench import main
+from mistralrs_onnx.tools.checkpoints import Chosen
 from mistralrs_onnx.tools.measuring import Workload
+from mistralrs_onnx.tools.options import CompiledNow
 from mistralrs_onnx.tools.peer_llama import llama_batched_bench, llama_bench, output_of
+from mistralrs_onnx.tools.peers import AbsentError, gguf_file
 
 ARGS = "import json, sys\nargs = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))\n"
 LLAMA_BENCH = ARGS + "print(json.dumps([{'avg_ts': int(args['-p']) + 1000 * int(args['-n']) + int(args['-d'])}]))"
@@ -43,6 +54,54 @@ MISTRALRS = """
             for i in range(request.max_tokens):
                 yield SimpleNamespace(usage=usage if i + 1 == request.max_tokens else None)
 """
+GENAI = """
+    import json
+
+    class Config:
+        def __init__(self, folder):
+            self.folder = folder
+
+        def overlay(self, text):
+            options = json.loads(text)["model"]["decoder"]["session_options"]
+            assert options == {"intra_op_num_threads": 2}
+
+    class Model:
+        def __init__(self, config):
+            print("loading", config.folder)
+
+    class GeneratorParams:
+        def __init__(self, model):
+            self.options = {}
+
+        def set_search_options(self, **options):
+            self.options = options
+
+    class Generator:
+        def __init__(self, model, params):
+            self.width = params.options["batch_size"]
+            self.left = params.options["max_length"]
+            assert params.options["min_length"] == self.left
+
+        def append_tokens(self, tokens):
+            assert len(tokens) == self.width
+            self.left -= tokens.shape[1]
+
+        def generate_next_token(self):
+            self.left -= 1
+            assert self.left >= 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without engines, whatever is installed here."""
+    found = peers.find_spec
+    monkeypatch.setattr(peers, "find_spec", lambda name: found(name) if (tmp_path / f"{name}.py").exists() else None)
+    monkeypatch.setattr(peers.sys, "executable", sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
 
 
 def program(path: Path, source: str) -> Path:
@@ -73,42 +132,83 @@ def test_a_failing_peer_is_named_with_what_it_said(tmp_path: Path) -> None:
         output_of([tmp_path / "nothing-here"])
 
 
-def test_a_cell_is_a_rate_and_a_ratio_for_each_peer() -> None:
-    one, many = Workload("tg", 64), Workload("tg", 64, concurrency=16)
-    names = ["ours, invariant", "ours, fast", "llama.cpp"]
-    medians = {("ours, invariant", one): 100.0, ("ours, fast", one): 110.0, ("llama.cpp", one): 80.0}
-    assert peers.cells(one, names, medians) == ["tg64", "1", "100.0", "110.0", "80.0", "1.25"]
-    assert peers.cells(many, names, {("ours, invariant", many): 7.0}) == ["tg64", "16", "7.0", "-", "-", "-"]
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda _: lambda: None, "it reads no packages: name the GGUF file"),
+        (lambda file: chosen(ModelSource("plain", str(file.parent))), "this is a checkpoint of kind plain"),
+        (lambda file: chosen(gguf(file), CompileOptions(isq=Isq("Q4_0"))), "which --isq changes: leave it out"),
+    ],
+)
+def test_what_others_cannot_read(change: Callable[[Path], Any], complaint: str, tmp_path: Path) -> None:
+    with pytest.raises(AbsentError, match=complaint):
+        gguf_file(change(tmp_path / "tiny.gguf"))
+
+
+def gguf(file: Path) -> ModelSource:
+    return ModelSource("gguf", str(file.parent), file.name)
+
+
+def chosen(source: ModelSource, options: CompileOptions = CompileOptions()) -> CompiledNow:
+    return CompiledNow(Chosen(source, options))
+
+
+def test_the_file_that_all_read(tiny_llama: Any, tmp_path: Path) -> None:
+    file = tiny_llama(tmp_path / "tiny.gguf").write()
+    assert gguf_file(chosen(gguf(file))) == file
+
+
+def compare(tiny_llama: Any, folder: Path, names: str, *options: str) -> Result:
+    file = tiny_llama(folder / "tiny.gguf").write()
+    words = ["--compare", names, "-p", "8", "-g", "3", "-c", "1,2", "--threads", "2", *options]
+    return CliRunner().invoke(main, [*words, "gguf", "-m", str(folder), "-f", file.name])
 
 
 def test_all_take_turns_and_share_one_table(tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mistralrs.py").write_text(dedent(MISTRALRS))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "onnxruntime_genai.py").write_text(dedent(GENAI))
+    program(tmp_path / "llama-bench", LLAMA_BENCH)
+    program(tmp_path / "llama-batched-bench", BATCHED)
     monkeypatch.setattr(peers, "single_token_words", lambda tokenizer: [" a"])
-    options = [
-        *("--checkpoint", str(tiny_llama(tmp_path / "tiny.gguf").write())),
-        *("--llama-bench", str(program(tmp_path / "llama-bench", LLAMA_BENCH))),
-        *("--llama-batched-bench", str(program(tmp_path / "llama-batched-bench", BATCHED))),
-        *("--mistralrs-python", sys.executable),
-        *("-r", "2", "--mistralrs-repetitions", "1", "-p", "8", "-g", "3", "-d", "4", "-c", "1,2"),
-    ]
-    result = CliRunner().invoke(peers.main, options)
+    result = compare(tiny_llama, tmp_path, "llama.cpp,mistralrs,genai", "-r", "2", "-d", "4", "-o", "md")
     assert result.exit_code == 0, result.output
     turns = [line.split(" ...")[0] for line in result.stderr.splitlines() if "repetition" in line]
-    assert turns == [
-        "ours, invariant, repetition 1 of 2",
-        "ours, fast, repetition 1 of 2",
-        "llama.cpp, repetition 1 of 2",
-        "mistralrs, repetition 1 of 1",
-        "ours, invariant, repetition 2 of 2",
-        "ours, fast, repetition 2 of 2",
-        "llama.cpp, repetition 2 of 2",
+    names = ["ours", "llama.cpp", "mistralrs", "genai"]
+    assert turns == [f"{name}, repetition {i} of 2" for i in (1, 2) for name in names]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()]
+    head, _, prefill, one, both = lines
+    assert head == [
+        "model",
+        "backend",
+        "test",
+        "concurrency",
+        "ours",
+        *(c for name in names[1:] for c in (name, f"ours / {name}")),
     ]
-    table, overhead = result.stdout.split("\n\n")
-    head, _, prefill, alone, both = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    assert head[2:6] == ["ours, invariant, t/s", "ours, fast, t/s", "llama.cpp, t/s", "mistralrs, t/s"]
-    assert [line[:2] for line in (prefill, alone, both)] == [["pp8", "1"], ["tg3 @ d4", "1"], ["tg3 @ d4", "2"]]
-    assert [line[4] for line in (prefill, alone, both)] == ["8.0", "3004.0", "1.5"]
-    assert float(prefill[6]) == pytest.approx(float(prefill[2]) / 8, rel=0.01)
-    assert [line.split(" | ")[0] for line in overhead.splitlines()[2:]] == ["| greedy", "| top-p 0.9 for all"]
+    assert [line[2:4] for line in (prefill, one, both)] == [["pp8 @ d4", "1"], ["tg3 @ d4", "1"], ["tg3 @ d4", "2"]]
+    assert [line[5] for line in (prefill, one, both)] == ["12.0", "3004", "1.5"]
+    assert float(prefill[6]) == pytest.approx(float(prefill[4]) / 12, rel=0.01)
+    assert (prefill[7], prefill[8]) == ("-", "-")  # it cannot time prompts that go on
+    assert all(float(line[9]) > 0 for line in (prefill, one, both))
+
+
+def test_who_is_missing_is_named_and_the_others_go_on(tiny_llama: Any, tmp_path: Path) -> None:
+    program(tmp_path / "llama-bench", LLAMA_BENCH)
+    result = compare(tiny_llama, tmp_path, "genai,mistralrs,llama.cpp", "-r", "1", "-o", "json")
+    assert result.exit_code == 0, result.output
+    assert "genai is left out: the Python package onnxruntime_genai is not installed" in result.stderr
+    assert "pip install onnxruntime-genai" in result.stderr
+    assert "mistralrs is left out: the Python package mistralrs is not installed" in result.stderr
+    records = json.loads(result.stdout)
+    assert [record["llama.cpp throughput_median"] for record in records] == [8, 3000, None]
+    assert records[0]["ours / llama.cpp"] == pytest.approx(records[0]["throughput_median"] / 8)
+    assert records[2]["ours / llama.cpp"] is None
+    assert "genai throughput_median" not in records[0]
+
+
+def test_with_nobody_left_it_is_an_error(tiny_llama: Any, tmp_path: Path) -> None:
+    result = compare(tiny_llama, tmp_path, "llama.cpp", "-r", "1")
+    assert result.exit_code == 1
+    assert "llama.cpp is left out: neither llama-bench nor llama-batched-bench is on the PATH" in result.stderr
+    assert "Error: nobody is left to compare with" in result.stderr
+    assert result.stdout == ""
