@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 from mistralrs_onnx.compiler.estimate import RUNTIME_BASE, size_text
+from mistralrs_onnx.compiler.sources.repository import PUBLIC_HUB
 
-from .environment import PREFIX, Disk, Facts, Kernels, Processor
-from .package_trial import Trial
+from .facts import PREFIX, Disk, Facts, Kernels
+from .instruction_sets import arm, is_arm, x86
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -18,6 +19,7 @@ GiB = 1 << 30
 LITTLE_MEMORY = 1 * GiB  # the demo model, its server and the system beside them
 LITTLE_DISK = 5 * GiB  # a package of 7 billion weights in 4 bits
 INSTALL = "pip install 'mistralrs-onnx[cpu]'"
+SINGLE = "answers are right all the same; for the same text each time, serve with --max-seqs 1 --no-prefix-cache"
 
 
 class Check(NamedTuple):
@@ -76,8 +78,8 @@ def check_dependencies(facts: Facts) -> Check:
 
 def check_processor(facts: Facts) -> Check:
     processor = facts.processor
-    status, meaning, remedy = _arm(processor) if _is_arm(processor) else _x86(processor)
-    return Check("processor", status, f"{processor.model}: {meaning}", remedy)
+    meaning = arm(processor.features) if is_arm(processor.machine) else x86(processor.features)
+    return Check("processor", "warn" if meaning.is_slow else "ok", f"{processor.model}: {meaning.text}", meaning.remedy)
 
 
 def check_processors(facts: Facts) -> Check:
@@ -108,18 +110,19 @@ def check_cache(facts: Facts) -> Check:
 
 def check_packages(facts: Facts) -> Check:
     found = facts.cached
-    text = f"{_count(found.num_packages, 'cached package')}, {size_text(found.size)}"
-    if not found.leftovers:
+    text = f"{count(found.num_packages, 'cached package')}, {size_text(found.size)}"
+    if not found.num_useless:
         return Check("packages", "ok", text)
-    left = f"{_count(len(found.leftovers), 'unfinished folder')}, {size_text(found.leftover_size)}"
-    quoted = " ".join(f"'{folder}'" for folder in found.leftovers)
-    return Check("packages", "warn", f"{text}; {left}, of compiles that broke off", f"rm -r {quoted}")
+    useless = (
+        f"{count(found.num_useless, 'folder')} of broken compiles or other versions, {size_text(found.useless_size)}"
+    )
+    return Check("packages", "warn", f"{text}; {useless}", "see them with mistralrs-onnx cache list")
 
 
 def check_hub(facts: Facts) -> Check:
     hub = facts.hub
     if hub.problem:
-        return Check("hub", "fail", hub.problem, f"correct HF_ENDPOINT, or unset it for {_PUBLIC}")
+        return Check("hub", "fail", hub.problem, f"correct HF_ENDPOINT, or unset it for {PUBLIC_HUB}")
     if hub.is_offline:
         text = f"{hub.endpoint}, but HF_HUB_OFFLINE is set: only what was fetched before"
         return Check("hub", "ok", text, "unset HF_HUB_OFFLINE to fetch more")
@@ -181,53 +184,9 @@ def check_answer(facts: Facts) -> Check:
         text = f"{where} refuses {'the token' if sent else 'access'} with status {status}"
         return Check("hub answer", "fail", text, "make a new token at the hub, then hf auth login")
     if status >= 400:
-        return Check(
-            "hub answer", "warn", f"{where} answers with status {status}", "try again later, or check HF_ENDPOINT"
-        )
+        text = f"{where} answers with status {status}"
+        return Check("hub answer", "warn", text, "try again later, or check HF_ENDPOINT")
     return Check("hub answer", "ok", f"{where} answers" + (" and knows the token" if sent else ""))
-
-
-def diagnose_package(trial: Trial) -> list[Check]:
-    """Of a package: that it is whole, that it fits, what it computes here, how much context there is room for."""
-    if trial.opening:
-        return [Check("package", "fail", trial.opening, "compile the model again")]
-    whole = Check("package", "ok", f"{trial.name}, {size_text(trial.size)}, all sha256 sums are right")
-    fits = _check_fits(trial)
-    if fits.status == "fail":
-        return [whole, fits]
-    if trial.loading:
-        return [
-            whole,
-            fits,
-            Check("loading", "fail", trial.loading, "see the remedies above; if there is none, report it"),
-        ]
-    return [whole, fits, Check("loading", "ok", f"in {trial.seconds:.1f} s"), _check_same(trial), _check_room(trial)]
-
-
-def _check_fits(trial: Trial) -> Check:
-    text = f"about {size_text(trial.needed)} without keys and values, {size_text(trial.available)} are available"
-    if trial.needed >= trial.available:
-        return Check("fits", "fail", text, "end other programs, or compile it in fewer bits (see tune)")
-    return Check("fits", "ok", text)
-
-
-def _check_same(trial: Trial) -> Check:
-    if trial.is_invariant is None:
-        return Check("same bits", "ok", "not probed: it is an X-LoRA, or its context is too short")
-    if trial.is_invariant:
-        return Check("same bits", "ok", "a request gets the same logits alone and in batches")
-    expected = "" if trial.promised == "yes" else f" (its manifest says so: {trial.promised})"
-    return Check("same bits", "warn", f"batches change the last bits of its logits{expected}", SINGLE)
-
-
-def _check_room(trial: Trial) -> Check:
-    tokens, whole = trial.room // trial.token_bytes, trial.context_length
-    text = f"{size_text(trial.room)} left hold {tokens:,} tokens"
-    if tokens < 2 * whole:
-        remedy = "--kv-dtype float16 halves what a token takes, --max-model-len N allows no longer requests"
-        return Check("context", "warn", f"{text}; one whole context of {whole:,} wants twice as much free", remedy)
-    requests = _count(tokens // 2 // whole, "request")
-    return Check("context", "ok", f"{text}; half of it, which a server takes, {requests} of all {whole:,}")
 
 
 def _check_disk(name: str, disk: Disk, variable: str, otherwise: Status) -> Check:
@@ -239,43 +198,6 @@ def _check_disk(name: str, disk: Disk, variable: str, otherwise: Status) -> Chec
     if disk.free < LITTLE_DISK:
         return Check(name, "warn", text, f"make room, or set {variable} to a folder on another disk")
     return Check(name, "ok", text)
-
-
-def _is_arm(processor: Processor) -> bool:
-    return processor.machine.lower() in ("arm64", "aarch64")
-
-
-Meaning = tuple[Status, str, str]
-
-
-def _x86(processor: Processor) -> Meaning:
-    features = processor.features
-    if not features:
-        return "ok", "its instruction sets are not told by this system", ""
-    amx = "; no kernel of quantized weights uses its AMX" if "amx_int8" in features else ""
-    if {"avx512bw", "avx512_vnni"} <= features:
-        return "ok", f"AVX512-VNNI, the fastest kernels for weights of 4 and 8 bits{amx}", ""
-    if "avx512bw" in features:
-        return "ok", f"AVX-512 without VNNI, quantized weights take more instructions{amx}", ""
-    if {"avx2", "avx_vnni"} <= features:
-        return "ok", "AVX2 with VNNI, fast kernels for weights of 4 and 8 bits", ""
-    if "avx2" in features:
-        return "ok", "AVX2 without VNNI, quantized weights take more instructions", ""
-    return (
-        "warn",
-        "no AVX2, for which the kernels of quantized weights are made",
-        "expect slow answers; take a small model",
-    )
-
-
-def _arm(processor: Processor) -> Meaning:
-    features = processor.features
-    if not features:
-        return "ok", "its instruction sets are not told by this system", ""
-    if "asimddp" in features:
-        matrices = " and i8mm" if "i8mm" in features else ""
-        return "ok", f"dot products of int8{matrices}, fast kernels for quantized weights", ""
-    return "warn", "no dot products of int8 (asimddp)", "expect slow answers from quantized weights"
 
 
 def _invariant_text(kernels: Kernels) -> str:
@@ -304,12 +226,10 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-SINGLE = "answers are right all the same; for the same text each time, serve with --max-seqs 1 --no-prefix-cache"
-_PUBLIC = "https://huggingface.co"
 CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_python,
     check_wheels,

@@ -1,4 +1,4 @@
-"""What is so on this machine, gathered once: programs, processor, memory, folders, the hub. Judged elsewhere."""
+"""Gathers what is so on this machine: programs, processor, memory, folders, the hub. It judges nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import platform
 import re
 import shutil
 import socket
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.sources.library import hub_library
@@ -22,133 +19,31 @@ from mistralrs_onnx.compiler.sources.token_source import TokenSource
 from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.sessions import BUILDS, num_processors, runtime_library
 
-from .cache import cache_folder
+from .cache_entries import entries
+from .cache_places import cache_folder
 from .containers import Container
-from .kernel_probe import Probed, probe_kernels
+from .facts import (
+    PREFIX,
+    Answer,
+    Cached,
+    Dependency,
+    Disk,
+    Facts,
+    Hub,
+    Kernels,
+    Memory,
+    Processor,
+    Processors,
+    Runtime,
+    Token,
+)
+from .kernel_probe import probe_kernels
 from .memory import available_memory, total_memory
 
 PACKAGE = "mistralrs-onnx"
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:>=\s*(?P<least>[\d.]+))?(?P<rest>[^;]*)(?P<marker>;.*)?")
 CPUINFO = Path("/proc/cpuinfo")
 PATIENCE = 10.0  # seconds for the hub
-PREFIX = "MISTRALRS_"
-UNFINISHED = re.compile(r"\..+\.(?:tmp-(?P<process>\d+)|old)")  # as compiler/package.py calls them
-
-
-class Dependency(NamedTuple):
-    """`least`: the oldest version that we work with. `installed`: None when it is missing."""
-
-    name: str
-    least: str
-    installed: str | None
-
-
-class Runtime(NamedTuple):
-    """`wheels`: versions of the builds of ONNX Runtime that are installed. `problem`: why it cannot be used."""
-
-    wheels: Mapping[str, str]
-    providers: tuple[str, ...] = ()
-    problem: str = ""
-
-
-class Processor(NamedTuple):
-    """`features`: instruction sets as Linux names them; empty where it is not said."""
-
-    model: str
-    machine: str
-    features: frozenset[str]
-
-
-class Processors(NamedTuple):
-    """`usable`: that threads are started for. `share`: how many processors' time a container may take."""
-
-    of_machine: int
-    usable: int
-    share: float | None
-
-
-class Memory(NamedTuple):
-    """Bytes. `limit`: of the container."""
-
-    total: int
-    available: int
-    limit: int | None
-
-
-class Disk(NamedTuple):
-    """A folder, or the place where it will be. `free`: bytes."""
-
-    folder: Path
-    is_writable: bool
-    free: int
-
-
-class Cached(NamedTuple):
-    """Packages that were compiled on the way, and what compiles that broke off left. Sizes in bytes."""
-
-    num_packages: int
-    size: int
-    leftovers: tuple[str, ...] = ()
-    leftover_size: int = 0
-
-
-class Hub(NamedTuple):
-    """`problem`: with the endpoint."""
-
-    endpoint: str
-    disk: Disk
-    is_offline: bool
-    problem: str = ""
-
-
-class Token(NamedTuple):
-    """Whether there is one, not what it is. `problem`: why it cannot be read."""
-
-    source: str
-    is_found: bool
-    problem: str = ""
-
-
-class Answer(NamedTuple):
-    """Of the hub. `status`: of HTTP; None when there was no answer, for which `problem` is the reason."""
-
-    status: int | None
-    problem: str = ""
-
-
-class Kernels(NamedTuple):
-    """What the probe of the machine found in that many seconds. `problem`: why it could not run."""
-
-    probed: tuple[Probed, ...]
-    seconds: float
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """All that is judged. `variables`: those of ours that are set; `known`: those that somebody reads.
-
-    `answer`: None when the hub was not asked. `port_problem`: why nobody can listen there.
-    """
-
-    python: str
-    requires_python: str
-    dependencies: tuple[Dependency, ...]
-    runtime: Runtime
-    processor: Processor
-    processors: Processors
-    memory: Memory
-    cache: Disk
-    cached: Cached
-    hub: Hub
-    token: Token
-    answer: Answer | None
-    variables: tuple[str, ...]
-    known: frozenset[str]
-    encoding: str
-    port: int
-    port_problem: str
-    kernels: Kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +69,7 @@ def gather(asked: Asked) -> Facts:
         processors=Processors(os.cpu_count() or 1, num_processors(), Container().processors()),
         memory=_memory(),
         cache=disk(cache_folder()),
-        cached=cached(cache_folder() / "packages"),
+        cached=cached(),
         hub=_hub(),
         token=_token(asked.token_source),
         answer=ask_hub(asked.token_source) if asked.online else None,
@@ -201,13 +96,12 @@ def disk(folder: Path) -> Disk:
     return Disk(folder, is_writable, shutil.disk_usage(there).free)
 
 
-def cached(folder: Path) -> Cached:
-    """Unfinished folders of a process that still runs are no leftovers."""
-    folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    unfinished = {path: match for path in folders if (match := UNFINISHED.fullmatch(path.name))}
-    packages = [path for path in folders if path not in unfinished]
-    left = sorted(path for path, match in unfinished.items() if not _runs(match["process"]))
-    return Cached(len(packages), _size(packages), tuple(str(path) for path in left), _size(left))
+def cached() -> Cached:
+    found = entries()
+    packages, leftovers, unusable = (
+        [each.size for each in found if each.state == state] for state in ("package", "leftover", "unusable")
+    )
+    return Cached(len(packages), sum(packages), len(leftovers) + len(unusable), sum(leftovers) + sum(unusable))
 
 
 def port_problem(port: int) -> str:
@@ -292,17 +186,3 @@ def _kernels() -> Kernels:
         return Kernels(probe_kernels(), perf_counter() - start)
     except (PackageError, CompileError) as error:
         return Kernels((), perf_counter() - start, str(error))
-
-
-def _runs(process: str | None) -> bool:
-    if process is None or sys.platform == "win32":
-        return False
-    try:
-        os.kill(int(process), 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
-
-
-def _size(folders: list[Path]) -> int:
-    return sum(path.lstat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())

@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 
 from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
-from mistralrs_onnx.diagnosis import Check, Status, diagnose, diagnose_package
+from mistralrs_onnx.diagnosis import Check, Status, diagnose
 from mistralrs_onnx.environment import Asked, gather
+from mistralrs_onnx.package_diagnosis import diagnose_package
 from mistralrs_onnx.package_trial import try_package
 
 from .failures import OTHER, reported

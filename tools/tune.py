@@ -203,9 +203,14 @@ def notes(tuning: Tuning, asked: Asked, best: Candidate) -> list[str]:
             f"It is quantized already ({types}) and keeps these types: for others, --requantize or a dense one."
         )
     if best.status == "short":
-        found.append("No choice has room for so many tokens; what has most is recommended.")
-    reason = REASONS[asked.profile] if len(tuning.candidates) > 1 else "the only choice"
-    return [*found, f"Recommended ({asked.profile}): {best.name}, {reason}."]
+        found.append("No choice has room for so many tokens.")
+    return [*found, f"Recommended ({asked.profile}): {best.name}, {_reason(tuning, asked.profile, best)}."]
+
+
+def _reason(tuning: Tuning, profile: Profile, best: Candidate) -> str:
+    if len(tuning.candidates) == 1:
+        return "the only choice"
+    return "which has most" if best.status == "short" else REASONS[profile]
 
 
 def _row(each: Candidate, tuning: Tuning, wish: Wish, *, is_best: bool) -> Sequence[str]:

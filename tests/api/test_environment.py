@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 
 import pytest
 from stub_hub import StubHub
 
+from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.compiler.sources.token_source import parse_token_source
 from mistralrs_onnx.environment import (
     Asked,
-    Cached,
-    Dependency,
     ask_hub,
     cached,
     disk,
@@ -22,6 +20,7 @@ from mistralrs_onnx.environment import (
     port_problem,
     read_processor,
 )
+from mistralrs_onnx.facts import Cached, Dependency
 
 INTEL = "processor\t: 0\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2\nbugs\t\t:\n\nprocessor\t: 1\nflags\t\t: other\n"
 ARM = "processor\t: 0\nFeatures\t: asimd asimddp\n\n"
@@ -75,14 +74,14 @@ def test_processors(cpuinfo: str, machine: str, model: str, features: set[str]) 
     assert read_processor(cpuinfo, machine, "") == (model, machine, frozenset(features))
 
 
-def test_packages_and_what_broken_compiles_left(tmp_path: Path) -> None:
-    gone = 2**22 + 1  # no process has such a number
-    for name in ("tiny-12ab", f".other.tmp-{gone}", ".third.old", f".fourth.tmp-{os.getpid()}"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(b"four")
-    left = (str(tmp_path / f".other.tmp-{gone}"), str(tmp_path / ".third.old"))
-    assert cached(tmp_path) == Cached(1, 4, left, 8)
-    assert cached(tmp_path / "nowhere") == Cached(0, 0)
+def test_packages_and_what_is_useless(tiny_llama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRALRS_CACHE", str(tmp_path))
+    assert cached() == Cached(0, 0)
+    package = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "packages" / "tiny")
+    for name in (".other.old", "damaged"):
+        (tmp_path / "packages" / name).mkdir()
+        (tmp_path / "packages" / name / "file").write_bytes(b"four")
+    assert cached() == Cached(1, sum(path.stat().st_size for path in package.iterdir()), 2, 8)
 
 
 def test_a_folder_that_will_be_and_one_that_cannot(tmp_path: Path) -> None:
