@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mistralrs_onnx.bad_words import word_tokens
 
-
 WORDS = {"cat": 300, " cat": 301}
 
 

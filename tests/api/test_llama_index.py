@@ -52,6 +52,7 @@ def chat() -> list[Any]:
     return [ChatMessage(role="system", content="be brief"), ChatMessage(role="user", content="hi")]
 
 
+@pytest.mark.oracle
 @needs
 def test_metadata_is_that_of_the_model(llm: Any) -> None:
     told = llm.metadata
@@ -59,6 +60,7 @@ def test_metadata_is_that_of_the_model(llm: Any) -> None:
     assert (told.model_name, llm.class_name()) == ("tiny", "MistralRS")
 
 
+@pytest.mark.oracle
 @needs
 def test_completions_are_those_of_the_model(llm: Any, plain: LLM) -> None:
     expected = plain.generate("hello", GREEDY)[0].outputs[0].text
@@ -76,6 +78,7 @@ def test_completions_are_those_of_the_model(llm: Any, plain: LLM) -> None:
     assert (text, "".join(deltas)) == (expected, expected)
 
 
+@pytest.mark.oracle
 @needs
 def test_chats_are_written_by_the_template(llm: Any, plain: LLM, chat: list[Any]) -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
@@ -95,6 +98,7 @@ def test_chats_are_written_by_the_template(llm: Any, plain: LLM, chat: list[Any]
     assert (answer, "".join(deltas)) == (text, text)
 
 
+@pytest.mark.oracle
 @needs
 def test_calls_say_how_to_sample(llm: Any, plain: LLM) -> None:
     from mistralrs_onnx.llama_index import MistralRS
@@ -111,6 +115,7 @@ def test_calls_say_how_to_sample(llm: Any, plain: LLM) -> None:
         llm.complete("hello", top_p=7)
 
 
+@pytest.mark.oracle
 @needs
 def test_prompts_are_written_as_asked(plain: LLM, chat: list[Any]) -> None:
     from mistralrs_onnx.llama_index import MistralRS
@@ -126,6 +131,7 @@ def test_prompts_are_written_as_asked(plain: LLM, chat: list[Any]) -> None:
     assert llm.chat(chat).raw.prompt == "be brief|hi"
 
 
+@pytest.mark.oracle
 @needs
 def test_what_is_no_text_is_refused(llm: Any) -> None:
     from llama_index.core.base.llms.types import ImageBlock
@@ -135,6 +141,7 @@ def test_what_is_no_text_is_refused(llm: Any) -> None:
         llm.chat([ChatMessage(role="user", blocks=[ImageBlock(image=b"aGk=")])])
 
 
+@pytest.mark.oracle
 @needs
 def test_a_model_without_template_completes(tiny_llama: Any, tmp_path: Path, chat: list[Any]) -> None:
     from mistralrs_onnx.llama_index import MistralRS
@@ -147,6 +154,7 @@ def test_a_model_without_template_completes(tiny_llama: Any, tmp_path: Path, cha
         llm.complete("hello")
 
 
+@pytest.mark.oracle
 @needs
 def test_llama_index_chats_with_it(llm: Any, plain: LLM) -> None:
     from llama_index.core.chat_engine import SimpleChatEngine
@@ -162,6 +170,7 @@ def test_llama_index_chats_with_it(llm: Any, plain: LLM) -> None:
     assert llm.predict(template, word="hi") == llm.chat(template.format_messages(llm=llm, word="hi")).message.content
 
 
+@pytest.mark.oracle
 @needs
 def test_a_stream_that_is_left_frees_its_slot(llm: Any, plain: LLM) -> None:
     stream = llm.stream_complete("hello", max_tokens=200, ignore_eos=True)
