@@ -62,8 +62,8 @@ class Asked:
     default="balanced",
     help=f"What counts: {', '.join(PROFILES)}.",
 )
-@click.option("--max-seqs", type=click.IntRange(1), metavar="N", show_default="1", help="Sequences at once.")
-@click.option("--max-model-len", type=click.IntRange(1), metavar="N", show_default="4096", help="Tokens of each.")
+@click.option("--max-seqs", type=click.IntRange(1), metavar="N", help="Sequences at once; else 1.")
+@click.option("--max-model-len", type=click.IntRange(1), metavar="N", help="Tokens of each; else 4096.")
 @click.option(
     "--kv-dtype",
     type=click.Choice(["float32", "float16"]),
