@@ -18,6 +18,13 @@ GGUF_MAGIC, GGML_MAGICS = b"GGUF", (b"lmgg", b"fmgg", b"tjgg")  # the latter lit
 
 def inspect_path(path: Path, *, verify: bool = False, hashing: Hashing = silent) -> Inspection:
     """`hashing` is told each file whose sha256 is computed. Raises CompileError, PackageError."""
+    try:
+        return _inspect(path, verify=verify, hashing=hashing)
+    except OSError as error:
+        raise CompileError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+
+
+def _inspect(path: Path, *, verify: bool, hashing: Hashing) -> Inspection:
     if path.is_dir():
         return _inspect_folder(path, verify=verify, hashing=hashing)
     if path.name == MANIFEST:
@@ -53,8 +60,5 @@ def _instead(folder: Path, names: list[str]) -> str:
 
 
 def _magic(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(4)
-    except OSError as error:
-        raise CompileError(f"{path} cannot be read: {error.strerror}") from error
+    with path.open("rb") as file:
+        return file.read(4)

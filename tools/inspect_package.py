@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ def _verdict(found: Inspection) -> str:
 
 def _existing(path: Path) -> Path:
     """Names of the cache hold where there is no such path. Raises UsageError."""
-    if path.expanduser().exists():
+    if os.path.exists(path.expanduser()):  # a name that no system takes does not exist, whatever Path says
         return path.expanduser()
     cached = packages_folder() / path.name
     if path.name == str(path) and cached.is_dir():

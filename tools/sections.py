@@ -51,7 +51,14 @@ def show(sections: Sequence[Section]) -> None:
         if number:
             click.echo()
         for line in lines(section, width):
-            click.echo(_styled(line) if is_terminal and not os.environ.get("NO_COLOR") else line.text)
+            text = _styled(line) if is_terminal and not os.environ.get("NO_COLOR") else line.text
+            click.echo(_encodable(text))
+
+
+def _encodable(text: str) -> str:
+    """Not every terminal has the letters for branches of a tree."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _styled(line: Line) -> str:

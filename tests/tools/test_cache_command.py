@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +44,12 @@ def leftover(packages: Path) -> Path:
 @pytest.fixture
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_command, "_is_asked", lambda: True)
+
+
+def test_looking_into_the_cache_loads_no_compiler() -> None:
+    code = "import sys, mistralrs_onnx.tools.cache_command; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"onnx", "onnx_ir", "numpy", "onnxruntime", "sanic"} & set(done.stdout.split())
 
 
 def test_an_empty_cache(packages: Path) -> None:

@@ -67,6 +67,19 @@ def test_the_commands_that_were_there_before_are_the_same_ones(name: str, module
     assert found is vars(sys.modules[f"mistralrs_onnx.tools.{module}"])["main"]
 
 
+@pytest.mark.parametrize("name", ["serve", "compile", "bench"])
+@pytest.mark.parametrize(
+    "arguments", [("--print-config", "demo"), ("gguf", "-m", "."), ("--no-such-option",)], ids=" ".join
+)
+def test_they_do_the_same_but_for_their_name(name: str, arguments: tuple[str, ...]) -> None:
+    alone = main.get_command(click.Context(main), name)
+    assert alone is not None
+    prog = f"mistralrs-onnx {name}"
+    expected = CliRunner().invoke(alone, arguments, prog_name=prog)
+    found = CliRunner().invoke(main, [name, *arguments], prog_name="mistralrs-onnx")
+    assert (found.exit_code, found.output) == (expected.exit_code, expected.output)
+
+
 def test_the_version_is_that_of_all_three() -> None:
     lines = CliRunner().invoke(main, ["--version"]).output.splitlines()
     assert lines[0] == f"mistralrs-onnx {version('mistralrs-onnx')}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
+import click
 import pytest
 
 from mistralrs_onnx.tools.sections import Section, lines, show
@@ -60,3 +64,24 @@ def test_standard_output_that_is_no_terminal_gets_no_colours(capsys: pytest.Capt
     show([SECTION, SECTION])
     printed = capsys.readouterr().out
     assert printed == "\n".join([*texts(SECTION), "", *texts(SECTION), ""])
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_a_terminal_gets_colours_unless_it_wants_none(
+    no_color: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    show([SECTION])
+    printed = capsys.readouterr().out
+    assert click.unstyle(printed) == "\n".join([*texts(SECTION, 50), ""])
+    assert ("\x1b[" in printed) == (not no_color)
+
+
+def test_a_terminal_without_the_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    show([Section("Tree", [("└─ leaf", "1")])])
+    stream.flush()
+    assert stream.buffer.getvalue() == b"Tree\n?? leaf  1\n"
