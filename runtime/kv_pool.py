@@ -8,6 +8,8 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import PackageError
+
 MAP_NORESERVE = 0x4000  # Linux; Python has no name for it
 PAGE = mmap.PAGESIZE
 
@@ -16,7 +18,7 @@ class KVPool:
     """Arrays of shape (num_slots, num_heads, capacity, head_size), keys and values of each layer in turn.
 
     On Linux the memory of a slot is touched page by page as tokens are written and can be given back;
-    elsewhere everything is allocated at once.
+    elsewhere everything is allocated at once. Raises PackageError where there are too few addresses.
     """
 
     def __init__(
@@ -32,7 +34,14 @@ class KVPool:
         self.capacity = _page_multiple(capacity, row)
         shape = (2 * num_layers, num_slots, num_heads, self.capacity, head_size)
         size = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
-        self._map = reserve(size)
+        try:
+            self._map = reserve(size)
+        except (OSError, OverflowError) as error:
+            message = (
+                f"keys and values of {num_slots} slots of {self.capacity} tokens need {size >> 30} GiB of addresses, "
+                "which this machine does not have: lower max_seqs, prefix_cache_n or max_model_len"
+            )
+            raise PackageError(message) from error
         self.arrays: NDArray[np.generic] = np.frombuffer(self._map, dtype).reshape(shape)
         self._row_bytes = row
 

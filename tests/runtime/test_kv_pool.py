@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.kv_pool import KVPool
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is given back on Linux only")
@@ -61,3 +62,9 @@ def test_a_pool_larger_than_memory_costs_what_is_written_and_gives_it_back() -> 
     pool.arrays[:, 5, :, :2000] = 1
     pool.free(5)
     assert resident() - before < written + (4 << 20)
+
+
+@pytest.mark.parametrize("num_slots", [10**9, 10**14])
+def test_more_than_can_be_addressed_is_said_to_be(num_slots: int) -> None:
+    with pytest.raises(PackageError, match="lower max_seqs, prefix_cache_n or max_model_len"):
+        KVPool(num_slots, 32, 8, 8192, 128, np.dtype(np.float32))
