@@ -67,7 +67,7 @@ def _existing(path: Path) -> Path:
     if os.path.exists(path.expanduser()):  # a name that no system takes does not exist, whatever Path says
         return path.expanduser()
     cached = packages_folder() / path.name
-    if path.name == str(path) and cached.is_dir():
+    if path.name == str(path) and os.path.isdir(cached):
         return cached
     raise click.UsageError(f"{path}: no such file or folder, and no package of that name in {packages_folder()}")
 
