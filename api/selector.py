@@ -64,8 +64,9 @@ class Selection:
     gamma: int | None = None
 
 
-def read_selector(path: Path) -> Selection:
+def read_selector(path: str | Path) -> Selection:
     """Paths in the file count from the working directory. Raises CompileError."""
+    path = Path(path)
     try:
         if path.stat().st_size > LARGEST:
             raise CompileError(f"{path} has more than {LARGEST} bytes: it is no file that selects a model")

@@ -29,6 +29,7 @@ class TinyLlama:
         self.extra: dict[str, np.ndarray] = {}
         self.tied = False
         self.rope_scaling: str | None = None
+        self.chat_template: str | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         head = self.hidden // self.heads
@@ -59,6 +60,8 @@ class TinyLlama:
         writer.add_rope_freq_base(10000.0)
         if self.rope_scaling:
             writer.add_string("llama.rope.scaling.type", self.rope_scaling)
+        if self.chat_template:
+            writer.add_chat_template(self.chat_template)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre("smollm")
         writer.add_token_list(self.tokens)
