@@ -7,36 +7,45 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mistralrs_onnx.compiler.checkpoint import Reading
 from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.compiler.isq_map import parse_type
 from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.compiler.sources.token_source import parse_token_source
+from mistralrs_onnx.compiler.templates.find import find_template
 from mistralrs_onnx.runtime.engine_options import EngineOptions
 
+from .adapter_source import LocatedAdapters
 from .adapters import AdapterOptions
-from .cache import cached_package
+from .cache import cached
 from .finding import find_source, is_package
 from .model import LoadOptions, Model, load
+from .source import Located
+from .which import AnyWhich, Defaults, chosen, non_granular_index
 
+SAID_OF_CHECKPOINTS = ("filename", "tokenizer", "chat_template", "revision", "isq", "dtype")
+NONE_LOCATED = LocatedAdapters()
 UNBOUNDED = 1 << 31  # requests that wait: who calls a function has nobody to protect the queue from
 
 
 @dataclass(frozen=True, slots=True)
 class EngineArgs:
-    """`model`: a package, a GGUF file, a folder of safetensors, the name of a repository of the hub, or "demo".
+    """`model`: a package, a GGUF file, a folder of safetensors, the name of a repository of the hub, "demo", or a
+    `Which`, which says more of it.
 
     What is no package is compiled once and kept; for that are `filename` (of a GGUF file in `model`), `tokenizer`,
-    `revision`, `isq`, `dtype`, `token_source` and `offline`, which mean what they mean to `compile`.
+    `chat_template`, `revision`, `isq`, `dtype`, `token_source` and `offline`, which mean what they mean to `compile`.
     `max_model_len`, `max_num_seqs` (requests that run at a time) and `enable_prefix_caching`: None is as `options` say,
     which hold everything else; without them any number of requests may wait. `adapters`: folders as PEFT saves them, by
     the names that requests choose them by.
     """
 
-    model: str | Path
+    model: str | Path | AnyWhich
     filename: str | None = None
     tokenizer: str | Path | None = None
+    chat_template: str | None = None
     revision: str | None = None
     isq: str | None = None
     dtype: str = "auto"
@@ -50,25 +59,17 @@ class EngineArgs:
 
     def open(self, report: Report = quiet) -> Model:
         """Compiles what has to be, and loads it. Raises CompileError and PackageError."""
-        return load(self.package(report), self.load_options())
+        if isinstance(self.model, AnyWhich):
+            located = self._chosen(self.model, report)
+        elif is_package(self.model):
+            self._refuse("is compiled already: {} comes too late, leave it out", *SAID_OF_CHECKPOINTS)
+            return load(Path(self.model).expanduser(), self.load_options())
+        else:
+            located = self._found(self.model, report)
+        return load(cached(located, report), self.load_options(located.adapters))
 
-    def package(self, report: Report = quiet) -> Path:
-        """Raises CompileError."""
-        if is_package(self.model):
-            self._refuse_options_of_checkpoints()
-            return Path(self.model).expanduser()
-        source = replace(
-            find_source(self.model, self.filename),
-            tokenizer=None if self.tokenizer is None else str(self.tokenizer),
-            revision=self.revision,
-            token_source=parse_token_source(self.token_source),
-            offline=self.offline,
-        )
-        isq = Isq(None if self.isq is None else parse_type(self.isq))
-        return cached_package(source, CompileOptions(dtype=self.dtype, isq=isq), report)
-
-    def load_options(self) -> LoadOptions:
-        """`options`, with what is said beside them."""
+    def load_options(self, located: LocatedAdapters = NONE_LOCATED) -> LoadOptions:
+        """`options`, with what is said beside them. `located`: the adapters that a `Which` loads."""
         engine: dict[str, Any] = {
             "max_model_len": self.max_model_len,
             "max_seqs": self.max_num_seqs,
@@ -76,22 +77,44 @@ class EngineArgs:
         }
         said = {name: value for name, value in engine.items() if value is not None}
         options = self.options or LoadOptions(EngineOptions(max_queue=UNBOUNDED))
-        options = replace(options, engine=replace(options.engine, **said))
-        if not self.adapters:
-            return options
-        adapters = options.adapters or AdapterOptions()
-        own = {name: Path(folder).expanduser() for name, folder in self.adapters.items()}
-        return replace(options, adapters=replace(adapters, modules={**adapters.modules, **own}))
+        options = replace(options, engine=replace(options.engine, **said), adapters=self._adapters(options, located))
+        if isinstance(self.model, AnyWhich):
+            index = non_granular_index(self.model)
+            options = replace(options, tgt_non_granular_index=index, repeat_last_n=self.model.repeat_last_n)
+        return options
 
-    def _refuse_options_of_checkpoints(self) -> None:
+    def _found(self, model: str | Path, report: Report) -> Located:
+        source = replace(
+            find_source(model, self.filename),
+            tokenizer=None if self.tokenizer is None else str(self.tokenizer),
+            revision=self.revision,
+            token_source=parse_token_source(self.token_source),
+            offline=self.offline,
+        )
+        return source.locate(replace(self._compile_options(), dtype=self.dtype), report)
+
+    def _chosen(self, which: AnyWhich, report: Report) -> Located:
+        self._refuse("has it itself: leave {} out", "filename", "tokenizer", "revision", "dtype")
+        defaults = Defaults(self._compile_options(), parse_token_source(self.token_source), self.offline)
+        source, options = chosen(which, defaults)
+        return source.locate(options, report)
+
+    def _compile_options(self) -> CompileOptions:
+        template = None if self.chat_template is None else find_template(self.chat_template)
+        isq = Isq(None if self.isq is None else parse_type(self.isq))
+        return CompileOptions(isq=isq, reading=Reading(chat_template=template))
+
+    def _adapters(self, options: LoadOptions, located: LocatedAdapters) -> AdapterOptions | None:
+        own = {name: Path(folder).expanduser() for name, folder in self.adapters.items()}
+        if not own and not located.loaded:
+            return options.adapters
+        given = options.adapters or AdapterOptions(active=located.active)
+        return replace(given, modules={**given.modules, **located.loaded, **own})
+
+    def _refuse(self, reason: str, *names: str) -> None:
+        """Raises CompileError for those that are said."""
         unsaid = EngineArgs(self.model)
-        values = {
-            "filename": (self.filename, unsaid.filename),
-            "tokenizer": (self.tokenizer, unsaid.tokenizer),
-            "revision": (self.revision, unsaid.revision),
-            "isq": (self.isq, unsaid.isq),
-            "dtype": (self.dtype, unsaid.dtype),
-        }
-        for name, (said, default) in values.items():
-            if said != default:
-                raise CompileError(f"{self.model} is compiled already: {name} {said!r} comes too late, leave it out")
+        for name in names:
+            value = getattr(self, name)
+            if value != getattr(unsaid, name):
+                raise CompileError(f"{self.model} " + reason.format(f"{name} {value!r}"))

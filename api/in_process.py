@@ -21,6 +21,7 @@ from .jobs import Adapters, Job, make_job
 from .model import LoadOptions, Model
 from .prompts import Encoded, Prompt, encoded
 from .sampling_params import SamplingParams
+from .which import AnyWhich
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -32,10 +33,11 @@ class InProcess:
 
     def __init__(
         self,
-        model: str | Path,
+        model: str | Path | AnyWhich,
         *,
         filename: str | None = None,
         tokenizer: str | Path | None = None,
+        chat_template: str | None = None,
         revision: str | None = None,
         isq: str | None = None,
         dtype: str = "auto",
@@ -52,6 +54,7 @@ class InProcess:
             model,
             filename=filename,
             tokenizer=tokenizer,
+            chat_template=chat_template,
             revision=revision,
             isq=isq,
             dtype=dtype,

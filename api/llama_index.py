@@ -17,6 +17,7 @@ from .llm import LLM
 from .outputs import RequestOutput
 from .prompts import Prompt, TokensPrompt
 from .sampling_params import RequestOutputKind, SamplingParams
+from .which import AnyWhich
 
 try:
     from llama_index.core.base.llms.types import TextBlock
@@ -45,7 +46,7 @@ TOLD = ("name", "tool_calls", "tool_call_id")  # of what LlamaIndex keeps beside
 
 
 class MistralRS(CustomLLM):
-    """`model`: as of `LLM`, or `EngineArgs` that say more, or an `LLM` that is open and stays so when this is closed.
+    """`model`: as of `LLM`, or `EngineArgs`, which say more, or an `LLM` that is open and stays so when this is closed.
 
     `generate_kwargs` and what each call gives by name are fields of `SamplingParams`; what nobody says is as the model
     recommends. Chats are written by the model's own template unless `messages_to_prompt` is given. Raises CompileError
@@ -64,7 +65,7 @@ class MistralRS(CustomLLM):
 
     def __init__(
         self,
-        model: str | Path | EngineArgs | LLM,
+        model: str | Path | AnyWhich | EngineArgs | LLM,
         *,
         max_tokens: int = DEFAULT_NUM_OUTPUTS,
         temperature: float | None = None,
@@ -183,7 +184,7 @@ class MistralRS(CustomLLM):
                 yield response
 
 
-def _args(model: str | Path | EngineArgs) -> EngineArgs:
+def _args(model: str | Path | AnyWhich | EngineArgs) -> EngineArgs:
     return model if isinstance(model, EngineArgs) else EngineArgs(model)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -331,18 +334,53 @@ def test_what_is_compiled_is_not_compiled_otherwise(package: Path) -> None:
         LLM(package, isq="Q4K")
 
 
-def test_a_bar_is_shown_on_terminals_alone(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_shown_on_terminals_where_asked_for(
+    llm: LLM, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm.generate(PROMPTS, GREEDY, progress=True)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    llm.generate(PROMPTS, GREEDY)
+    assert sys.stderr.getvalue() == ""
+    llm.generate(PROMPTS, GREEDY, progress=True)
+    assert "Prompts" in sys.stderr.getvalue()
+
+
+def test_templates_are_shown_tools_and_variables(tiny_llama: Any, tmp_path: Path) -> None:
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}{{ tone }}")
+    with LLM(tiny_package(tiny_llama, tmp_path, chat_template=str(template))) as llm:
+        tools = [{"type": "function", "function": {"name": name}} for name in ("add", "sub")]
+        hi = [{"role": "user", "content": "hi"}]
+        told = llm.chat(hi, GREEDY, tools=tools, chat_template_kwargs={"tone": "calm"})[0]
+        assert told.prompt == "add;sub;calm"
+        assert llm.apply_chat_template(hi, chat_template_kwargs={"tone": "x"}) == "x"
+
+
+def test_the_process_stays_as_it_was(package: Path) -> None:
+    """Its signal handlers, its loggers' handlers, its threads."""
+
+    def state() -> Any:
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return handlers, list(logging.getLogger().handlers), logging.getLogger("mistralrs_onnx").handlers
+
+    before, threads = state(), threading.active_count()
+    with LLM(package) as llm:
+        llm.generate("a", SamplingParams(max_tokens=2, structured_outputs={"regex": "a"}))
+        assert state() == before
+    assert state() == before
+    assert threading.active_count() == threads
 
 
 def test_the_real_model_answers_a_batch(smollm2: Any) -> None:
-    with LLM(smollm2.path, max_model_len=256, options=LoadOptions(determinism="fast")) as llm:
+    params = SamplingParams(temperature=0, max_tokens=3)
+    with LLM(smollm2.path, max_model_len=128, options=LoadOptions(determinism="fast")) as llm:
         prompts = ["The capital of France is", "The opposite of hot is"]
-        outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=4))
+        outputs = llm.generate(prompts, params)
         assert texts(outputs)[0].startswith(" Paris")
-        alone = [llm.generate(prompt, SamplingParams(temperature=0, max_tokens=4))[0] for prompt in prompts]
-        assert [output.outputs for output in outputs] == [output.outputs for output in alone]
-        answer = llm.chat([{"role": "user", "content": "Say hello."}], SamplingParams(temperature=0, max_tokens=40))
-        assert answer[0].outputs[0].text.startswith("Hello")
-        assert (answer[0].outputs[0].finish_reason, answer[0].outputs[0].stop_reason) == ("stop", None)
+        assert [output.outputs for output in outputs] == [llm.generate(each, params)[0].outputs for each in prompts]
