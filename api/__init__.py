@@ -30,6 +30,7 @@ __all__ = [
     "RequestOutputKind",
     "Runner",
     "SamplingParams",
+    "SpeculateOptions",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .runtime.errors import PackageError, RequestError
     from .sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
     from .selector import read_selector
+    from .speculate import SpeculateOptions
     from .which import Architecture, VisionArchitecture, Which, demo_model
 else:
     EXPORTS = {  # names, and the module that has each
@@ -82,6 +84,7 @@ else:
         "RequestOutputKind": "sampling_params",
         "Runner": "runner",
         "SamplingParams": "sampling_params",
+        "SpeculateOptions": "speculate",
         "StructuredOutputsParams": "sampling_params",
         "TextPrompt": "prompts",
         "TokensPrompt": "prompts",
