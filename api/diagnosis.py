@@ -59,7 +59,7 @@ def check_runtime(facts: Facts) -> Check:
     if not runtime.wheels:
         return Check("ONNX Runtime", "fail", "not installed", INSTALL)
     if runtime.problem:
-        return Check("ONNX Runtime", "fail", runtime.problem, f"{INSTALL} --upgrade --force-reinstall")
+        return Check("ONNX Runtime", "fail", runtime.problem, "if it is installed, add --force-reinstall to that")
     found = next(iter(runtime.wheels.values()))
     text = f"{found}, providers {', '.join(runtime.providers)}"
     if "CPUExecutionProvider" not in runtime.providers:
@@ -164,8 +164,10 @@ def check_port(facts: Facts) -> Check:
 
 def check_kernels(facts: Facts) -> Check:
     kernels = facts.kernels
+    if facts.runtime.problem:
+        return Check("invariance", "fail", "not probed without ONNX Runtime", "first mend that, as above")
     if kernels.problem:
-        return Check("invariance", "fail", f"not probed: {kernels.problem}", "first mend what fails above")
+        return Check("invariance", "fail", f"a tiny model does not run: {kernels.problem}", "mend what fails above")
     odd = [each.kind for each in kernels.probed if not each.is_invariant]
     if odd:
         return Check("invariance", "warn", f"batches change the last bits of logits here ({', '.join(odd)})", SINGLE)

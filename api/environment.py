@@ -78,7 +78,7 @@ def gather(asked: Asked) -> Facts:
         encoding=asked.encoding,
         port=asked.port,
         port_problem=port_problem(asked.port),
-        kernels=Kernels((), 0.0, runtime.problem) if runtime.problem else _kernels(),
+        kernels=Kernels((), 0.0) if runtime.problem else _kernels(),
     )
 
 

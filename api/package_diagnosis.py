@@ -11,14 +11,13 @@ from .package_trial import Trial
 def diagnose_package(trial: Trial) -> list[Check]:
     """Of a package: that it is whole, that it fits, what it computes here, how much context there is room for."""
     if trial.opening:
-        return [Check("package", "fail", trial.opening, "compile the model again")]
+        return [Check("package", "fail", trial.opening)]
     whole = Check("package", "ok", f"{trial.name}, {size_text(trial.size)}, all sha256 sums are right")
     fits = _check_fits(trial)
     if fits.status == "fail":
         return [whole, fits]
     if trial.loading:
-        failed = Check("loading", "fail", trial.loading, "see the remedies above; if there is none, report it")
-        return [whole, fits, failed]
+        return [whole, fits, Check("loading", "fail", trial.loading)]
     return [whole, fits, Check("loading", "ok", f"in {trial.seconds:.1f} s"), _check_same(trial), _check_room(trial)]
 
 
