@@ -8,9 +8,9 @@ from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.finding import find_source, is_package
 from mistralrs_onnx.graphs.contract import MANIFEST
+from mistralrs_onnx.which import Chosen
 
 from .adapter_options import Found
-from .checkpoints import Chosen
 from .options import CompiledNow, Locate
 
 

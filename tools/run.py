@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
@@ -19,62 +19,104 @@ from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
 from .answering import recommended
+from .command_line import CONFIG, EVERYTHING, SETTINGS, Command
 from .conversation import Conversation
 from .failures import reported
 from .interactive import talk
+from .logs import set_up_logging
 from .model_argument import find_model
 from .one_shot import Asked, answer_once
+from .option import decorated, option, said
 from .options import chosen, load_found, run_options
 from .sampling_options import asked, grammar, sampling_options
 from .screen import standard_output
 
 STDIN = "-"
 HISTORY = "chat_history"  # in the cache folder
+ELSEWHERE = (
+    "Options may be set in the environment too: MISTRALRS_MAX_TOKENS=100 is --max-tokens 100, MISTRALRS_VERIFY=1 is "
+    "--verify. --print-config shows what comes of it."
+)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("model", metavar="PACKAGE")
-@click.argument("prompt", required=False)
-@click.option("-i", "--interactive", is_flag=True, help="Chat; PROMPT, if there is one, is asked first.")
-@click.option("--no-history", is_flag=True, help="With -i: keep no file of what was typed.")
-@click.option("--system", metavar="TEXT", default="", help="How the model should be.")
-@click.option("--raw", is_flag=True, help="Continue PROMPT as it is, without a chat template.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME[:X]", help="Of those loaded.  [default: all given]")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object: text, usage, finish_reason, timings.")
-@click.option("--stats", "with_stats", is_flag=True, help="Tokens and speed, on standard error.")
+class Argument(click.Argument):
+    """The text above the options says what it is."""
+
+    def get_help_record(self, ctx: click.Context) -> Any:
+        return None
+
+
+class Ask(Command):
+    """Its options are no part of a configuration file."""
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.params.remove(CONFIG)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if ctx.meta.get(EVERYTHING, False):
+            formatter.write_paragraph()
+            formatter.write_text(ELSEWHERE)
+
+
+ASK_OPTIONS = (
+    option("-i", "--interactive", is_flag=True, help="Chat in this terminal; PROMPT, if there is one, is asked first."),
+    option("--no-history", is_flag=True, rare=True, help="With -i: keep no file of what was typed."),
+    option("--system", metavar="TEXT", default="", show_default=False, help="How the model should be."),
+    option("--raw", is_flag=True, help="Continue PROMPT as it is, without a chat template."),
+    option(
+        "--adapter",
+        "adapters",
+        multiple=True,
+        metavar="NAME[:WEIGHT]",
+        show_default="those of --lora-modules",
+        help="Answer with this one of those that are loaded; repeat for more.",
+    ),
+    option("--json", is_flag=True, help="Print a JSON object: text, finish_reason, usage, timings, seed."),
+    option("--stats", is_flag=True, help="Tokens and speed, on standard error."),
+    option(
+        "--generation-config",
+        type=click.Choice(["auto", "none"]),
+        default="auto",
+        rare=True,
+        help="auto: sample as the model recommends.",
+    ),
+)
+
+
+def ask_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    return decorated(command, ASK_OPTIONS)
+
+
+@click.command(cls=Ask, context_settings=SETTINGS)
+@click.argument("model", metavar="PACKAGE", cls=Argument)
+@click.argument("prompt", required=False, cls=Argument)
+@ask_options
 @sampling_options
 @run_options
 @click.pass_context
-def run(
-    ctx: click.Context,
-    model: str,
-    prompt: str | None,
-    system: str,
-    adapters: tuple[str, ...],
-    *,
-    interactive: bool,
-    no_history: bool,
-    raw: bool,
-    as_json: bool,
-    with_stats: bool,
-) -> None:
+def run(ctx: click.Context, model: str, prompt: str | None) -> None:
     """Ask a model; the answer streams to standard output, all else to standard error.
 
-    PACKAGE: a package, a GGUF file, a folder or hub repository of safetensors, or demo. PROMPT: - reads standard
-    input, as does none.
+    PACKAGE: a package, a GGUF file, a folder or hub repository of safetensors, or demo. Without a PROMPT, or with -,
+    standard input is the prompt.
 
     \b
     mistralrs-onnx run demo "Why is the sky blue?"
     git diff | mistralrs-onnx run package --system "Write a commit message." > message
     """
-    _check_shape(Shape(interactive, no_history, raw, as_json, with_stats), prompt, system)
-    loading, said = with_active(chosen(ctx), adapters), asked(ctx)
-    question = Asked("" if interactive else read_prompt(prompt), system, raw, said, grammar(ctx), adapters)
+    set_up_logging()
+    values = said(ctx)
+    interactive, system, adapters = values["interactive"], values["system"], values["adapters"]
+    shape = Shape(interactive, values["no_history"], values["raw"], values["json"], values["stats"])
+    _check_shape(shape, prompt, system)
+    loading = replace(with_active(chosen(ctx), adapters), generation_config=values["generation_config"])
+    asking = Asked("" if interactive else read_prompt(prompt), system, shape.raw, asked(ctx), grammar(ctx), adapters)
     with quiet_pipe(), reported(), loaded(model, loading) as (talker, seconds):
         if interactive:
-            talk(conversation(talker, question), None if no_history else cache_folder() / HISTORY, prompt)
+            talk(conversation(talker, asking), None if shape.no_history else cache_folder() / HISTORY, prompt)
         else:
-            answer_once(talker, question, as_json=as_json, with_stats=with_stats, load_seconds=seconds)
+            answer_once(talker, asking, as_json=shape.json, with_stats=shape.stats, load_seconds=seconds)
 
 
 class Shape(NamedTuple):
@@ -83,13 +125,13 @@ class Shape(NamedTuple):
     interactive: bool
     no_history: bool
     raw: bool
-    as_json: bool
-    with_stats: bool
+    json: bool
+    stats: bool
 
 
 def _check_shape(shape: Shape, prompt: str | None, system: str) -> None:
     """Raises UsageError for options that do not go together."""
-    once = {"--raw": shape.raw, "--json": shape.as_json, "--stats": shape.with_stats, STDIN: prompt == STDIN}
+    once = {"--raw": shape.raw, "--json": shape.json, "--stats": shape.stats, STDIN: prompt == STDIN}
     for name, is_given in once.items():
         if shape.interactive and is_given:
             raise click.UsageError(f"{name} is of one answer, and -i of a conversation: leave one of them out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,10 @@ from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import KINDS, GrammarSpec, make_spec
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .params import Pair
+from .option import Command, Decorator, decorated, option, said
 
-Command = Callable[..., Any]
-Decorator = Callable[[Command], Command]
-
-GATHERED = f"{__name__}.gathered"  # key of a click context's notes
+SAMPLING = "Sampling"  # subject
+FIELDS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_tokens", "seed", "stop")
 
 
 class Grammar(click.ParamType[GrammarSpec]):
@@ -40,46 +38,53 @@ class Grammar(click.ParamType[GrammarSpec]):
         return Path(name).expanduser().read_text(encoding="utf-8")
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """What was not said is not kept."""
-    if value not in (None, ()):
-        ctx.meta.setdefault(GATHERED, {})[param.name] = value
-
-
-def _option(name: str, kind: click.ParamType[Any], **rest: Any) -> Decorator:
-    return click.option(name, type=kind, expose_value=False, callback=_keep, **rest)
+def _option(name: str, kind: click.ParamType[Any], text: str, **rest: Any) -> Decorator:
+    return option(name, type=kind, help=text, subject=SAMPLING, **rest)
 
 
 SAMPLING_OPTIONS = (
-    _option("--temperature", click.FLOAT, cls=Pair, metavar=" X, --top-k N", help="How tokens are drawn: as the model"),
-    _option("--top-p", click.FLOAT, cls=Pair, metavar=" X, --min-p X", help="  recommends, else temperature 0.3, 0.95"),
-    _option("--top-k", click.INT, hidden=True),
-    _option("--min-p", click.FLOAT, hidden=True),
-    _option("--repetition-penalty", click.FLOAT, metavar="X", help="Above 1: say less again.  [default: the model's]"),
-    _option("--max-tokens", click.INT, cls=Pair, metavar=" N, --seed N", help="Length; the same answer every time."),
-    _option("--seed", click.INT, hidden=True),
-    _option("--stop", click.STRING, multiple=True, metavar="TEXT", help="End before this text; repeat for more."),
-    _option("--grammar", Grammar(), metavar="TYPE:VALUE", help=f"Or TYPE:@FILE. {', '.join(KINDS)}."),
+    _option("--temperature", click.FLOAT, "0: the likeliest token.", metavar="X", show_default="the model's, or 0.3"),
+    _option("--top-k", click.INT, "Of the N likeliest.", metavar="N", show_default="the model's, or all"),
+    _option(
+        "--top-p", click.FLOAT, "Of the likeliest that make up X.", metavar="X", show_default="the model's, or 0.95"
+    ),
+    _option(
+        "--min-p",
+        click.FLOAT,
+        "None below X times the likeliest.",
+        metavar="X",
+        rare=True,
+        show_default="the model's, or 0",
+    ),
+    _option(
+        "--repetition-penalty",
+        click.FLOAT,
+        "Above 1: less of what was said.",
+        metavar="X",
+        show_default="the model's, or 1",
+    ),
+    _option("--seed", click.INT, "The same answer each time.", metavar="N", show_default="another each time"),
+    _option("--max-tokens", click.INT, "Where an answer is cut off.", metavar="N", show_default="what fits"),
+    _option("--stop", click.STRING, "End before this text; repeat for more.", multiple=True, metavar="TEXT"),
+    _option("--grammar", Grammar(), f"Or TYPE:@FILE: {', '.join(KINDS)}.", metavar="TYPE:VALUE"),
 )
 
 
 def sampling_options(command: Command) -> Command:
     """Adds the options that `asked` and `grammar` read."""
-    for option in reversed(SAMPLING_OPTIONS):
-        command = option(command)
-    return command
+    return decorated(command, SAMPLING_OPTIONS)
 
 
 def asked(ctx: click.Context) -> Mapping[str, Any]:
     """Fields of SamplingParams that were said. Raises UsageError for what they cannot be."""
-    said = {name: value for name, value in ctx.meta.get(GATHERED, {}).items() if name != "grammar"}
+    values = {name: said(ctx)[name] for name in FIELDS if said(ctx)[name] not in (None, ())}
     try:
-        SamplingParams(**said)
+        SamplingParams(**values)
     except RequestError as error:
         raise click.UsageError(f"--{(error.param or '').replace('_', '-')}: {error}") from error
-    return said
+    return values
 
 
 def grammar(ctx: click.Context) -> GrammarSpec | None:
-    spec: GrammarSpec | None = ctx.meta.get(GATHERED, {}).get("grammar")
+    spec: GrammarSpec | None = said(ctx)["grammar"]
     return spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,30 @@ def test_a_chat_in_a_terminal(package: str, tmp_path: Path) -> None:
         shown.press("\x03")
         assert shown.process.wait(20) == 0
     assert "+hello\n" in (tmp_path / "cache" / "chat_history").read_text()
+
+
+def test_the_recommendations_of_a_model_can_be_left_aside(package: str, tmp_path: Path) -> None:
+    """Which here are a file that cannot be read."""
+    broken = Path(shutil.copytree(package, tmp_path / "package"))
+    config = broken / "generation_config.json"
+    config.write_bytes(b"?" * config.stat().st_size)
+    refused = invoke(str(broken), "ab", *GREEDY)
+    assert (refused.exit_code, "--generation-config none" in refused.stderr) == (4, True)
+    assert invoke(str(broken), "ab", *GREEDY, "--generation-config", "none").exit_code == 0
+
+
+def test_options_may_come_from_the_environment(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRALRS_MAX_TOKENS", "2")
+    assert told(package, "ab")["usage"]["completion_tokens"] == 2
+    assert told(package, "ab", "--max-tokens", "1")["usage"]["completion_tokens"] == 1
+    shown = invoke(package, "ab", "--print-config")
+    assert "max-tokens = 2" in shown.stdout
+    assert "environment MISTRALRS_MAX_TOKENS" in shown.stdout
+
+
+def test_engine_options_are_read(package: str) -> None:
+    result = invoke(package, "ab", "--max-model-len", "100000")
+    assert (result.exit_code, "100000" in result.stderr) == (4, True)
 
 
 def test_help_fits_on_a_screen() -> None:
