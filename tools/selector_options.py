@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.selector import Selection, read_selector, select
-from mistralrs_onnx.which import Chosen, Defaults, chosen, non_granular_index
+from .option import option
 
-from .command_line import SELECTOR
-from .option import option, said
+if TYPE_CHECKING:
+    from mistralrs_onnx.which import Chosen
 
 TEXT = "A model that a file names, as mistral.rs has them."
 FILE = option(
@@ -32,21 +30,3 @@ class Selected(NamedTuple):
     repeat_last_n: int | None = None
     draft: Chosen | None = None
     gamma: int | None = None
-
-
-def choose_selected(ctx: click.Context, defaults: Defaults) -> tuple[Chosen, Selected]:
-    """`defaults`: what is said of any model. Raises CompileError."""
-    selection = _read(ctx)
-    which, draft = selection.which, None if selection.draft is None else chosen(selection.draft, defaults)
-    return chosen(which, defaults), Selected(non_granular_index(which), which.repeat_last_n, draft, selection.gamma)
-
-
-def _read(ctx: click.Context) -> Selection:
-    """A configuration file was read already."""
-    path, config = said(ctx)["file"], said(ctx).get("config")
-    if path != config:
-        return read_selector(path)
-    try:
-        return select(ctx.meta[SELECTOR])
-    except CompileError as error:
-        raise CompileError(f"{path}: {error}") from error

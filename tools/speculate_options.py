@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
-
-from mistralrs_onnx.speculate import LARGEST_DRAFT, SpeculateOptions
 
 from .command_line import is_selected
 from .option import option, said
 
+if TYPE_CHECKING:
+    from mistralrs_onnx.speculate import SpeculateOptions
+
 LOOKUP, DRAFT, GAMMA, FIXED = "--prompt-lookup", "--draft", "--gamma", "--fixed-gamma"
-DEFAULT = SpeculateOptions("lookup").gamma
+DEFAULT, LARGEST = 16, 64  # as SpeculateOptions has them, which is slow to import
 SUBJECT = "Guessed tokens"
 
 SPECULATE_OPTIONS = (
@@ -32,12 +33,12 @@ SPECULATE_OPTIONS = (
     ),
     option(
         GAMMA,
-        type=click.IntRange(1, LARGEST_DRAFT),
+        type=click.IntRange(1, LARGEST),
         metavar="N",
         subject=SUBJECT,
         rare=True,
         show_default=str(DEFAULT),
-        help=f"Tokens to guess in a step at most, up to {LARGEST_DRAFT}.",
+        help=f"Tokens to guess in a step at most, up to {LARGEST}.",
     ),
     option(
         FIXED,
@@ -63,6 +64,8 @@ def speculate_options(ctx: click.Context) -> SpeculateOptions | None:
 
 def guessing(ctx: click.Context, draft: Path | Literal["lookup"], gamma: int | None = None) -> SpeculateOptions:
     """`gamma`: where the command line says none. Raises PackageError where it is too large or small."""
+    from mistralrs_onnx.speculate import SpeculateOptions  # slow to import
+
     values = said(ctx)
     gamma = values.get("gamma") or gamma
     return SpeculateOptions(draft, DEFAULT if gamma is None else gamma, adaptive=not values.get("fixed_gamma", False))

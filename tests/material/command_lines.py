@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from mistralrs_onnx.tools import bench, serve
+from mistralrs_onnx.tools import bench, making, serve, serving
 from mistralrs_onnx.tools import compile as compiling
 from mistralrs_onnx.tools.options import CompiledNow, Made
 
@@ -20,19 +20,19 @@ class Reached(Exception):  # noqa: N818
 
 
 def _reach(*values: object) -> None:
-    raise Reached(click.get_current_context().obj, *values)
+    raise Reached(*values)
 
 
 def handed_on(command: str, *arguments: object) -> tuple[Any, ...]:
-    """Of `server` and `bench` what is wanted and what locates the package, of `compile` None and arguments of `make`.
+    """Of `server` and `bench` what is wanted and what locates the package, of `compile` the arguments of `make`.
 
     Asserts that the command gets so far.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serve, "serve", lambda _, locate: _reach(locate))
-        patch.setattr(compiling, "make", _reach)
-        for locate in (CompiledNow, Made):
-            patch.setattr(locate, "__call__", _reach)
+        patch.setattr(serving, "start", _reach)
+        patch.setattr(making, "make", _reach)
+        for locate in (CompiledNow, Made):  # of the benchmark
+            patch.setattr(locate, "__call__", lambda locate: _reach(click.get_current_context().obj, locate))
         result = invoke(command, *arguments)
     assert isinstance(result.exception, Reached), result.output
     return result.exception.args

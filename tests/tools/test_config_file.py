@@ -57,7 +57,7 @@ def test_tables_are_for_subcommands(config: Path) -> None:
     locate = handed_on("server", "--config", config, "gguf")[-1]
     assert (locate.chosen.source.model, locate.chosen.source.filename) == ("folder", "x.gguf")
     ggml = handed_on("compile", "--config", config, "ggml", "-m", "m", "-f", "f", "-o", "out")
-    assert ggml[2].reading.gqa == 8
+    assert ggml[1].reading.gqa == 8
 
 
 def test_a_table_model_needs_no_subcommand(config: Path) -> None:

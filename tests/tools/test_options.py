@@ -17,7 +17,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
-from mistralrs_onnx.speculate import SpeculateOptions
+from mistralrs_onnx.speculate import LARGEST_DRAFT, SpeculateOptions
 from mistralrs_onnx.tools.adapter_options import Found, adapted
 from mistralrs_onnx.tools.options import chosen, run_options
 from mistralrs_onnx.tools.params import Size
@@ -39,6 +39,14 @@ def gathered(*arguments: str) -> str:
 
 def test_without_options_everything_has_its_default() -> None:
     assert gathered() == repr(LoadOptions())
+
+
+def test_what_help_calls_a_default_is_one() -> None:
+    page = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    caps = AdapterCaps()
+    for default in (caps.count, caps.rank, f"{caps.num_bytes >> 30}GiB", SpeculateOptions("lookup").gamma):
+        assert f"[default: {default}]" in page
+    assert f"up to {LARGEST_DRAFT}." in page
 
 
 def test_every_option_reaches_the_engine_or_the_loader() -> None:

@@ -18,11 +18,11 @@ from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.source import ModelSource
 from mistralrs_onnx.tools import peers
 from mistralrs_onnx.tools.bench import main
-from mistralrs_onnx.tools.checkpoints import Chosen
 from mistralrs_onnx.tools.measuring import Workload
 from mistralrs_onnx.tools.options import CompiledNow
 from mistralrs_onnx.tools.peer_llama import llama_batched_bench, llama_bench, output_of
 from mistralrs_onnx.tools.peers import AbsentError, gguf_file
+from mistralrs_onnx.which import Chosen
 
 ARGS = "import json, sys\nargs = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))\n"
 LLAMA_BENCH = ARGS + "print(json.dumps([{'avg_ts': int(args['-p']) + 1000 * int(args['-n']) + int(args['-d'])}]))"

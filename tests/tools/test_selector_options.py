@@ -69,7 +69,7 @@ def test_x_lora_has_its_index(tmp_path: Path) -> None:
 
 
 def test_compiling_takes_the_model_alone_and_says_so(selector: Path, tmp_path: Path) -> None:
-    source = handed_on("compile", "toml", "-f", selector, "-o", tmp_path / "out")[1]
+    source = handed_on("compile", "toml", "-f", selector, "-o", tmp_path / "out")[0]
     assert source.filename == "big.gguf"
     result = invoke("compile", "toml", "-f", selector, "-o", tmp_path / "out")
     assert "note: [speculative] is for servers" in result.output
