@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -25,10 +27,31 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "packages"
 
 
+Q8_0 = CompileOptions(isq=Isq("Q8_0"))
+
+
+class Made(NamedTuple):
+    """A cache with a package, and what that was made of."""
+
+    cache: Path
+    name: str
+    source: ModelSource
+
+
+@pytest.fixture(scope="module")
+def made(tiny_llama, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    tiny_llama(folder / "tiny.gguf").write()
+    source = ModelSource("gguf", str(folder), "tiny.gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MISTRALRS_CACHE", str(folder / "cache"))
+        return Made(folder / "cache", cached_package(source, Q8_0).name, source)
+
+
 @pytest.fixture
-def package(packages: Path, tiny_llama, tmp_path: Path) -> Path:
-    tiny_llama(tmp_path / "tiny.gguf").write()
-    return cached_package(ModelSource("gguf", str(tmp_path), "tiny.gguf"), CompileOptions(isq=Isq("Q8_0")))
+def package(packages: Path, made: Made) -> Path:
+    shutil.copytree(made.cache, packages.parent, dirs_exist_ok=True)
+    return packages / made.name
 
 
 def only() -> Entry:
@@ -47,21 +70,21 @@ def test_no_cache_is_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert entries() == []
 
 
-def test_a_package_knows_what_it_was_made_of_and_when_it_was_used(package: Path, tmp_path: Path) -> None:
+def test_a_package_knows_what_it_was_made_of_and_when_it_was_used(package: Path, made: Made) -> None:
     entry = only()
     assert (entry.name, entry.state) == (package.name, "package")
     assert entry.size == sum(path.stat().st_size for path in package.iterdir())
-    assert entry.origin == Origin("gguf", str(tmp_path / "tiny.gguf"), ("--isq Q8_0",))
+    assert entry.origin == Origin("gguf", str(made.cache.with_name("tiny.gguf")), ("--isq Q8_0",))
     assert entry.used is not None
     assert 0 <= time.time() - entry.made < 60
     assert list(problems(entry)) == []
 
 
-def test_using_a_package_again_is_noted(package: Path, tmp_path: Path) -> None:
+def test_using_a_package_again_is_noted(package: Path, tmp_path: Path, made: Made) -> None:
     note = tmp_path / "cache" / "notes" / f"{package.name}.json"
     os.utime(note, (1000, 1000))
     assert only().used == 1000
-    cached_package(ModelSource("gguf", str(tmp_path), "tiny.gguf"), CompileOptions(isq=Isq("Q8_0")))
+    assert cached_package(made.source, Q8_0) == package
     assert time.time() - (only().used or 0) < 60
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from mistralrs_onnx.package_files import silent
 from mistralrs_onnx.runtime.errors import PackageError
 
 
+@pytest.fixture(scope="module")
+def made(tiny_llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    file = tiny_llama(folder / "tiny.gguf", {"attn_q": "Q4_0"}).write()
+    return compile_gguf(file, folder / "package")
+
+
 @pytest.fixture
-def package(tiny_llama, tmp_path: Path) -> Path:
-    file = tiny_llama(tmp_path / "tiny.gguf", {"attn_q": "Q4_0"}).write()
-    return compile_gguf(file, tmp_path / "package")
+def package(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "package")
 
 
 def inspected(folder: Path, *, verify: bool = False) -> Inspection:

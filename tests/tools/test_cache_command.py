@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -29,10 +30,20 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "packages"
 
 
+@pytest.fixture(scope="module")
+def made(tiny_llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package in a cache."""
+    folder = tmp_path_factory.mktemp("made")
+    tiny_llama(folder / "tiny.gguf").write()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MISTRALRS_CACHE", str(folder / "cache"))
+        return cached_package(ModelSource("gguf", str(folder), "tiny.gguf"))
+
+
 @pytest.fixture
-def package(packages: Path, tiny_llama, tmp_path: Path) -> Path:
-    tiny_llama(tmp_path / "tiny.gguf").write()
-    return cached_package(ModelSource("gguf", str(tmp_path), "tiny.gguf"))
+def package(packages: Path, made: Path) -> Path:
+    shutil.copytree(made.parents[1], packages.parent, dirs_exist_ok=True)
+    return packages / made.name
 
 
 @pytest.fixture
@@ -58,20 +69,20 @@ def test_an_empty_cache(packages: Path) -> None:
     assert cache("delete", "--all").output == "Deleted 0, 0 bytes.\n"
 
 
-def test_listing_shows_names_sizes_ages_and_origins(package: Path, leftover: Path, tmp_path: Path) -> None:
+def test_listing_shows_names_sizes_ages_and_origins(package: Path, leftover: Path, packages: Path, made: Path) -> None:
     lines = cache("list").output.splitlines()
     assert lines[1].split() == ["name", "size", "made", "used"]
     assert lines[3] == "  left by a compile that was interrupted"
     assert lines[4].startswith(package.name)
     assert lines[4].endswith("just now  just now")
-    assert lines[5] == f"  of {tmp_path / 'tiny.gguf'}"
-    assert lines[6].startswith(f"2 in {tmp_path / 'cache'}, ")
+    assert lines[5] == f"  of {made.parents[2] / 'tiny.gguf'}"
+    assert lines[6].startswith(f"2 in {packages.parent}, ")
 
 
-def test_listing_for_programs(package: Path, tmp_path: Path) -> None:
+def test_listing_for_programs(package: Path, made: Path) -> None:
     (entry,) = json.loads(cache("list", "--json").output)["entries"]
     assert (entry["name"], entry["state"], entry["path"]) == (package.name, "package", str(package))
-    assert entry["origin"] == {"kind": "gguf", "path": str(tmp_path / "tiny.gguf"), "options": []}
+    assert entry["origin"] == {"kind": "gguf", "path": str(made.parents[2] / "tiny.gguf"), "options": []}
 
 
 def test_deleting_by_name(package: Path, leftover: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,17 @@ def inspect(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["inspect", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def made(tiny_llama, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    compile_gguf(tiny_llama(folder / "tiny.gguf", {"attn_q": "Q4_0"}).write(), folder / "tiny")
+    return folder
+
+
 @pytest.fixture
-def package(tiny_llama, tmp_path: Path) -> Path:
-    return compile_gguf(tiny_llama(tmp_path / "tiny.gguf", {"attn_q": "Q4_0"}).write(), tmp_path / "tiny")
+def package(made: Path, tmp_path: Path) -> Path:
+    """Beside the file that it was made of."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True) / "tiny"
 
 
 def test_a_package_in_sections(package: Path) -> None:

@@ -109,6 +109,14 @@ def test_a_missing_library_is_named_with_what_to_install(missing: str, monkeypat
     assert (result.exit_code, wanted in result.output) == (1, True), result.output
 
 
+def test_a_mistake_of_ours_is_not_taken_for_a_missing_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, package: str) -> Any:
+        raise ImportError("cannot import name 'x' from 'mistralrs_onnx.tools.y'", name="mistralrs_onnx.tools.y")
+
+    monkeypatch.setattr(umbrella, "import_module", fail)
+    assert isinstance(CliRunner().invoke(main, ["serve", "demo"]).exception, ImportError)
+
+
 def test_interrupted_while_a_command_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(name: str, package: str) -> Any:
         raise KeyboardInterrupt
