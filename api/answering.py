@@ -33,7 +33,7 @@ class Answer:
         self._token_ids: list[int] = []
         self._scores: list[TokenLogprobs] = []
         self._logprobs: list[Logprobs] = []
-        self._num_told = (0, 0)  # characters and tokens of earlier deltas
+        self._told = (0, 0, False)  # characters and tokens of earlier outputs, and whether they had the end
 
     def add(self, output: Output) -> None:
         self.last = output
@@ -45,7 +45,11 @@ class Answer:
 
     @property
     def has_news(self) -> bool:
-        return self._num_told != (len(self._text), len(self._token_ids))
+        return self._told != self._state
+
+    @property
+    def _state(self) -> tuple[int, int, bool]:
+        return len(self._text), len(self._token_ids), _reason(self.last) is not None
 
     @property
     def mean_logprob(self) -> float:
@@ -54,8 +58,8 @@ class Answer:
     def take(self, index: int, *, delta: bool = False) -> CompletionOutput:
         """All of it, or what is new."""
         is_scored = self._spell is not None
-        text, tokens = self._num_told if delta else (0, 0)
-        self._num_told = len(self._text), len(self._token_ids)
+        text, tokens, _ = self._told if delta else (0, 0, False)
+        self._told = self._state
         return CompletionOutput(
             index,
             self._text[text:],
@@ -91,6 +95,7 @@ class Answering:
         wanted = None if job.params.logprobs is None else spell
         self._answers = [Answer(index, wanted) for index in range(len(job.draws))]
         self._requests: list[Request] = []
+        self._prompt_ids: tuple[int, ...] = ()  # what is read of it
         self._prompt_logprobs: tuple[Logprobs | None, ...] | None = None
 
     def submit(self, sink: Callable[[int, Output], None]) -> None:
@@ -110,6 +115,7 @@ class Answering:
                     truncate=True if params.truncate_prompt_tokens == -1 else None,
                 )
                 self._requests.append(request)
+            self._prompt_ids = tuple(self._requests[0].prompt_ids.tolist())
         except BaseException as error:
             self.cancel()
             if isinstance(error, RequestError) and error.code == "draining":
@@ -137,8 +143,8 @@ class Answering:
             return self.whole() if self.is_finished else None
         if params.output_kind is RequestOutputKind.CUMULATIVE:
             return self.whole()
-        news = [answer for answer in self._answers if answer.has_news or self.is_finished]
-        return self._output([answer.take(answer.index, delta=True) for answer in news])
+        news = [answer.take(answer.index, delta=True) for answer in self._answers if answer.has_news]
+        return self._output(news) if news else None
 
     def whole(self) -> RequestOutput:
         """All that has come."""
@@ -147,16 +153,16 @@ class Answering:
         return self._output([answer.take(index) for index, answer in enumerate(answers)])
 
     def _output(self, outputs: Sequence[CompletionOutput]) -> RequestOutput:
-        adapter, request = self._job.adapter, self._requests[0]
+        adapter = self._job.adapter
         return RequestOutput(
             self.request_id,
             self._job.prompt.text,
-            tuple(request.prompt_ids.tolist()),
+            self._prompt_ids,
             self._scored_prompt(),
             tuple(outputs),
             self.is_finished,
             None if adapter is None else adapter.name,
-            request.num_cached,
+            self._requests[0].num_cached,
         )
 
     def _best(self) -> list[Answer]:

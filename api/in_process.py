@@ -125,7 +125,9 @@ class InProcess:
         )
 
     def close(self) -> None:
-        """Ends what runs, with finish reason "abort"; nothing can be asked from then on."""
+        """Nothing can be asked from then on. What runs is ended with finish reason "abort", but not in a model that was
+        given.
+        """
         self._is_closed = True
         if self._is_owned:
             self.model.close()

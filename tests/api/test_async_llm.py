@@ -68,6 +68,7 @@ def test_outputs_may_hold_what_is_new_or_be_only_the_last(llm: AsyncLLM) -> None
         assert sum((piece.token_ids for piece in pieces), ()) == answer.token_ids
         assert sum((piece.logprobs for piece in pieces), ()) == answer.logprobs
         assert pieces[-1].cumulative_logprob == answer.cumulative_logprob
+        assert [piece.finish_reason for piece in pieces] == [None] * (len(pieces) - 1) + ["length"]
     assert final.finished
 
 
