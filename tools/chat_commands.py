@@ -170,8 +170,8 @@ COMMANDS = {
     "/help": Command("", "list the commands", _help),
     EXIT: Command("", "leave; so do Ctrl-D, and Ctrl-C twice", _exit),
     "/clear": Command("", "forget the conversation, but for the system text", _clear),
-    "/system": Command("TEXT", "say how the model should be, and begin anew; no TEXT takes it back", _system),
-    "/adapter": Command("NAME[:WEIGHT] ...", "answer with these adapters; no NAME: as at first", _adapter),
+    "/system": Command("TEXT", "how the model should be; begins anew, no TEXT takes it back", _system),
+    "/adapter": Command("NAME ...", "answer with these adapters, or NAME:0.5; none: as at first", _adapter),
     "/temperature": Command("X", "0: always the likeliest; higher: more varied", _setting("temperature", float)),
     "/topk": Command("N", "of the N likeliest tokens; 0: of all", _setting("top_k", int)),
     "/topp": Command("X", "of the likeliest that make up X; 1: of all", _setting("top_p", float)),
@@ -184,6 +184,7 @@ COMMANDS = {
     "/save!": Command("FILE", "the same, over a file that exists", _save_over),
     "/load": Command("FILE", "go on with what /save kept", _load),
 }
-HELP = f"""Settings are told without a value; {DEFAULT!r} sets them back. Ctrl-C stops an answer.
-A line that ends in \\ goes on in the next; so does text between lines of \"\"\".
+HELP = f"""Settings are told without a value, {DEFAULT!r} sets them back. Ctrl-C stops an answer.
+A line that ends in \\ goes on in the next; so does what stands between two \"\"\".
+A question that begins with / needs a space before it.
 """

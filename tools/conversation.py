@@ -131,4 +131,6 @@ class Conversation:
 def _advice(error: RequestError) -> str:
     if error.code != "context_length_exceeded":
         return f"{error}. /clear begins a new conversation."
+    if error.param == "max_tokens":
+        return f"{error}. /maxtokens sets another limit, /clear begins a new conversation."
     return f"{FULL}: {error}. {CLEAR}."

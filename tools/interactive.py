@@ -11,7 +11,7 @@ from .chat_input import ReadLine, piped_line, read_message
 from .conversation import Conversation
 from .screen import standard_output
 
-GREETING = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves."
+GREETING = "/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."
 
 
 def chat(model: Model, history: Path | None = None) -> None:
@@ -21,7 +21,7 @@ def chat(model: Model, history: Path | None = None) -> None:
 
 def talk(conversation: Conversation, history: Path | None = None, first: str | None = None) -> None:
     """As `chat`. `first`: a question to begin with."""
-    conversation.screen.note(f"Talking to {conversation.model.name}. {GREETING}")
+    conversation.screen.note(f"Talking to {conversation.model.name}.\n{GREETING}")
     read = lines(conversation.model, history)
     if first is not None:
         conversation.ask(first)

@@ -26,7 +26,7 @@ def test_help_lists_every_command() -> None:
     _, text = said(Parrot(), "/help")
     assert [line.split()[0] for line in text.splitlines() if line.startswith("/")] == list(COMMANDS)
     assert EXIT in COMMANDS
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_what_is_no_command_has_a_neighbour() -> None:

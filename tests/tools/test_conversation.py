@@ -61,6 +61,14 @@ def test_a_question_that_does_not_fit_is_not_kept() -> None:
     assert contents(talk.conversation) == ["hello", "HELLO "]
 
 
+def test_a_limit_that_leaves_no_room_can_be_lowered() -> None:
+    parrot = Parrot()
+    parrot.failure = RequestError("lower it", code="context_length_exceeded", param="max_tokens")
+    talk = Talk(parrot)
+    talk.conversation.ask("hello")
+    assert "error: lower it. /maxtokens sets another limit, /clear begins a new conversation." in talk.text
+
+
 def test_a_failure_on_the_way_is_told_and_its_question_not_kept() -> None:
     parrot = Parrot()
     parrot.failure = RequestError("the model could not be run", status=500)

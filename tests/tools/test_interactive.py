@@ -64,7 +64,7 @@ def test_without_a_terminal_lines_are_read_from_standard_input(
     monkeypatch.setattr("sys.stdin", io.StringIO(line))
     chat(Parrot())
     out = capsys.readouterr().out
-    assert out.startswith("Talking to parrot. /help lists the commands")
+    assert out.startswith("Talking to parrot.\n/help lists commands")
     assert "\nHELLO \n[1 token, " in out
     assert "\x1b" not in out
 
