@@ -19,6 +19,7 @@ from mistralrs_onnx.package_diagnosis import diagnose_package
 from mistralrs_onnx.package_trial import try_package
 
 from .failures import OTHER, reported
+from .logs import set_up_logging
 
 ALWAYS_READ = frozenset({"MISTRALRS_CACHE", "MISTRALRS_DEBUG", "MISTRALRS_TEST_MODELS"})
 COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -46,6 +47,7 @@ def doctor(package: Path | None, token_source: str, port: int, *, online: bool, 
 
     With a PACKAGE, check that too: whole, fitting, loading, computing the same bits in any batch. Nothing is changed.
     """
+    set_up_logging()
     with reported():
         asked = Asked(known_variables(), sys.stdout.encoding, port, parse_token_source(token_source), online)
         checks = diagnose(gather(asked))

@@ -22,6 +22,7 @@ from mistralrs_onnx.which import Chosen
 from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
 from .command_line import SETTINGS
 from .failures import NO_ROOM, reported
+from .logs import set_up_logging
 from .option import said
 from .params import Size
 from .progress import compile_progress
@@ -94,6 +95,9 @@ def tune(
     Only headers are read, but a repository is fetched first. A checkpoint that is quantized already keeps its types.
     --isq adds a choice to the usual ones.
     """
+    set_up_logging()
+    if memory == 0:
+        raise click.UsageError("--memory must be more than nothing")
     wish = Wish(memory or available_memory(), max_seqs or 1, max_model_len, kv_dtype)
     ctx.obj = Asked(wish, profile, max_seqs, as_json, emit_config)
 
@@ -102,7 +106,7 @@ def run(asked: Asked, chosen: Chosen, selected: Selected) -> None:
     tuning = _compare(asked, chosen)
     best = tuning.recommended(asked.profile)
     if best is None:
-        click.echo(to_json(tuning, asked, None) if asked.as_json else "\n".join(table(tuning, asked.wish)))
+        click.echo(to_json(tuning, asked, None) if asked.as_json else comparison(tuning, asked.wish))
         least = size_text(min(each.weights_memory for each in tuning.candidates))
         click.echo(f"error: no choice fits: the smallest takes {least} without keys and values", err=True)
         raise SystemExit(NO_ROOM)
@@ -167,16 +171,12 @@ def to_json(tuning: Tuning, asked: Asked, command: str | None) -> str:
 
 
 def render(tuning: Tuning, asked: Asked, best: Candidate, command: str) -> str:
-    return "\n".join(
-        [
-            *heading(tuning, asked.wish),
-            "",
-            *table(tuning, asked.wish, best),
-            "",
-            *notes(tuning, asked, best),
-            f"Serve it with: {command}",
-        ]
-    )
+    lines = [*notes(tuning, asked, best), f"Serve it with: {command}"]
+    return "\n".join([comparison(tuning, asked.wish, best), "", *lines])
+
+
+def comparison(tuning: Tuning, wish: Wish, best: Candidate | None = None) -> str:
+    return "\n".join([*heading(tuning, wish), "", *table(tuning, wish, best)])
 
 
 def heading(tuning: Tuning, wish: Wish) -> list[str]:
@@ -188,7 +188,7 @@ def heading(tuning: Tuning, wish: Wish) -> list[str]:
     ]
 
 
-def table(tuning: Tuning, wish: Wish, best: Candidate | None = None) -> list[str]:
+def table(tuning: Tuning, wish: Wish, best: Candidate | None) -> list[str]:
     """Columns as wide as their widest cell, names to the left and numbers to the right; a star marks the best."""
     rows = [COLUMNS, *(_row(each, tuning, wish, is_best=each is best) for each in tuning.candidates)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -142,6 +142,15 @@ def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
     assert (result.exit_code, "No such file or directory" in result.stderr) == (2, True), result.output
 
 
+def test_a_file_of_mistralrs_names_the_model(folder: Path, tmp_path: Path) -> None:
+    """The model that guesses for it is not compared, and not counted."""
+    selector = tmp_path / "models.toml"
+    draft = f'[speculative]\ngamma = 3\n[speculative.draft_model]\nmodel_id = "{folder}"\n'
+    selector.write_text(f'[model]\nmodel_id = "{folder}"\n{draft}')
+    result = tune_it("toml", "-f", selector)
+    assert (result.exit_code, "note: the model that guesses" in result.stderr) == (0, True), result.output
+
+
 def test_every_kind_of_checkpoint_can_be_named() -> None:
     assert set(tune.commands) >= {*COMMANDS, "toml", "demo"}
 
@@ -151,6 +160,7 @@ def test_every_kind_of_checkpoint_can_be_named() -> None:
     [
         (["plain", "-m", "/no/where"], 4, "there is no file or folder"),
         (["--memory", "much", "demo"], 2, "is not a size"),
+        (["--memory", "0", "demo"], 2, "more than nothing"),
         (["--profile", "best", "demo"], 2, "best"),
         (["--isq", "Q9", "demo"], 4, "quantization type 'Q9' is unknown"),
     ],
