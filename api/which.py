@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -66,6 +66,15 @@ class Further:
 
     dtype: str = "auto"
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        """Paths count as their text."""
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Path):
+                object.__setattr__(self, name, str(value))
+            elif not isinstance(value, str | int | None):
+                raise TypeError(f"{name} must be a text or a number, got {value!r:.64}")
 
 
 class Which:

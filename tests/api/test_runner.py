@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from golden import read_golden
 from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 from tiny_runners import chat, chat_request, complete, said, tiny_runner, tiny_which
+from tiny_xlora import write_xlora
+from xlora_serving import llama_modules
 
 from mistralrs_onnx.model import Model
 from mistralrs_onnx.re_isq import re_isq
@@ -213,6 +216,18 @@ def test_adapters_stay_when_the_type_changes(adapted: Runner) -> None:
     adapted.send_re_isq("8")
     assert weight_type(adapted) == "Q8_0"
     assert adapted_text(adapted) == adapted_text(adapted, ["poem"]) != adapted_text(adapted, ["sql"])
+
+
+def test_an_xlora_mixes_its_own(tmp_path: Path) -> None:
+    base = write_folder(LLAMA, tmp_path / "base")
+    xlora = write_xlora(tmp_path / "xlora", llama_modules(LLAMA.config), 64, layerwise_scalings=True, base=str(base))
+    which = Which.XLora("llama", str(xlora.folder), str(xlora.ordering))
+    with tiny_runner(which) as each, tiny_runner(replace(which, tgt_non_granular_index=1)) as kept:
+        own, first = (complete(runner, "ab", temperature=0, max_tokens=40).choices[0].text for runner in (each, kept))
+        assert own != first
+        for ask in (lambda: adapted_text(each, ["first"]), lambda: each.activate_adapters(["first"])):
+            with pytest.raises(ValueError, match=r"mixes its own adapters \(first, second, third\)"):
+                ask()
 
 
 def test_a_model_without_adapters_has_none_to_activate(runner: Runner) -> None:

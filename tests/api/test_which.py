@@ -95,6 +95,13 @@ def test_a_gguf_file_may_have_another_tokenizer_file() -> None:
     assert chosen(Which.GGUF(None, *FILE, tokenizer_json="t.json")).source.tokenizer == "t.json"
 
 
+def test_paths_count_as_their_text() -> None:
+    which = Which.LoraGGUF(None, Path("files"), Path("model.bin"), Path("some"), Path("order.json"))  # type: ignore[arg-type]
+    assert which == Which.LoraGGUF(None, *FILE, "some", "order.json")
+    with pytest.raises(TypeError, match=r"model_id must be a text or a number, got \['m'\]"):
+        Which.Plain(["m"])  # type: ignore[arg-type]
+
+
 def test_the_ordering_file_names_the_base(tmp_path: Path) -> None:
     order = tmp_path / "order.json"
     order.write_text(json.dumps({"order": ["one"], "base_model_id": "acme/base"}))
