@@ -34,8 +34,15 @@ def make_job(model: Model, prompt: Encoded, params: SamplingParams, adapter: Ada
     params, spec = copy(params), params.spec()  # its owner may change it
     if (num_kept := params.truncate_prompt_tokens or 0) > 0:
         prompt = prompt._replace(token_ids=prompt.token_ids[-num_kept:])
+    if params.truncate_prompt_tokens != -1 and not model.truncate_sequence:
+        params.max_tokens = _bounded(params.max_tokens, model.context_length - len(prompt.token_ids))
     grammar = None if spec is None else model.grammar(spec)
     return Job(prompt, params, params.draws(model, model.defaults), grammar, _select(model, adapter))
+
+
+def _bounded(max_tokens: int | None, room: int) -> int | None:
+    """As in vLLM, an answer may end where the context does; a prompt without room for any is the engine's to refuse."""
+    return room if max_tokens is not None and 0 < room < max_tokens else max_tokens
 
 
 def _select(model: Model, wanted: Adapters) -> Adapter | None:

@@ -76,7 +76,7 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
-    max_tokens: int | None = 16  # None: to the end of the context
+    max_tokens: int | None = 16  # and none behind the end of the context; None: up to there
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None

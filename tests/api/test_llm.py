@@ -193,6 +193,14 @@ def test_prompts_are_cut_where_that_is_asked_for(llm: LLM) -> None:
     assert len(fitted.prompt_token_ids) == CONTEXT - 12
 
 
+@pytest.mark.parametrize("max_tokens", [None, 9000])
+def test_an_answer_ends_where_the_context_does(llm: LLM, max_tokens: int | None) -> None:
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    answer = llm.generate("hello", params)[0].outputs[0]
+    assert (len(answer.token_ids), answer.finish_reason) == (CONTEXT - len(llm.tokenize("hello")), "length")
+    assert params.max_tokens == max_tokens
+
+
 def test_a_chat_is_written_by_the_template(llm: LLM) -> None:
     one = [{"role": "user", "content": "hi"}]
     other = [{"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "ye"}]}]
