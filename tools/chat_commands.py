@@ -184,7 +184,7 @@ COMMANDS = {
     "/save!": Command("FILE", "the same, over a file that exists", _save_over),
     "/load": Command("FILE", "go on with what /save kept", _load),
 }
-HELP = f"""Settings are told without a value, {DEFAULT!r} sets them back. Ctrl-C stops an answer.
+HELP = f"""Settings are told without a value, {DEFAULT!r} sets them back.
 A line that ends in \\ goes on in the next; so does what stands between two \"\"\".
 A question that begins with / needs a space before it.
 """

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 Turn = dict[str, str]  # role and content
 
-FULL = "the conversation no longer fits"
 CLEAR = "/clear forgets it and keeps the system text"
 
 
@@ -103,7 +102,7 @@ class Conversation:
             answer.take(source, self.screen.answer)
         except RequestError as error:
             self.screen.write("\n" if answer.text else "")
-            self.screen.error(_advice(error))
+            self.screen.error(self._advice(error))
             return False
         except KeyboardInterrupt:
             note = ", stopped"
@@ -123,14 +122,15 @@ class Conversation:
     def _ending(self, answer: Answer) -> str:
         if answer.last.finish_reason != "length":
             return ""
-        if self.params.max_tokens is not None and answer.num_tokens >= self.params.max_tokens:
+        if answer.num_tokens == self.params.max_tokens:
             return f", cut off at {self.params.max_tokens} tokens (/maxtokens)"
-        return f", cut off: {FULL}. {CLEAR}"
+        return f", cut off: the context is full]\n[{CLEAR}"
 
-
-def _advice(error: RequestError) -> str:
-    if error.code != "context_length_exceeded":
-        return f"{error}. /clear begins a new conversation."
-    if error.param == "max_tokens":
-        return f"{error}. /maxtokens sets another limit, /clear begins a new conversation."
-    return f"{FULL}: {error}. {CLEAR}."
+    def _advice(self, error: RequestError) -> str:
+        length = self.model.context_length
+        if error.code != "context_length_exceeded":
+            return f"{error}. /clear begins a new conversation."
+        if error.param == "max_tokens":
+            limit = self.params.max_tokens
+            return f"{limit} more tokens do not fit into the context of {length}. /maxtokens sets another limit."
+        return f"the conversation no longer fits into the context of {length} tokens. {CLEAR}."

@@ -97,6 +97,7 @@ def _write_json(screen: Screen, model: Model, params: SamplingParams, answer: An
             "tokens_per_second": _rounded(rate(answer.num_tokens, answer.seconds)),
         },
     }
+    # In a terminal what a model writes must not be obeyed.
     screen.write(json.dumps(told, ensure_ascii=screen.is_terminal) + "\n")
 
 

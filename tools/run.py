@@ -32,6 +32,7 @@ from .sampling_options import asked, grammar, sampling_options
 from .screen import standard_output
 
 STDIN = "-"
+ROOT = "adapter_root"
 HISTORY = "chat_history"  # in the cache folder
 ELSEWHERE = (
     "Options may be set in the environment too: MISTRALRS_MAX_TOKENS=100 is --max-tokens 100, MISTRALRS_VERIFY=1 is "
@@ -47,11 +48,14 @@ class Argument(click.Argument):
 
 
 class Ask(Command):
-    """Its options are no part of a configuration file."""
+    """Its options are no part of a configuration file, and it takes no requests that could load adapters."""
 
     def __init__(self, *args: Any, **rest: Any) -> None:
         super().__init__(*args, **rest)
         self.params.remove(CONFIG)
+        for param in self.params:
+            if isinstance(param, click.Option) and param.name == ROOT:
+                param.hidden = True
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if ctx.meta.get(EVERYTHING, False):
@@ -89,7 +93,7 @@ def ask_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command(cls=Ask, context_settings=SETTINGS)
-@click.argument("model", metavar="PACKAGE", cls=Argument)
+@click.argument("model", metavar="PACKAGE", type=click.Path(), cls=Argument)
 @click.argument("prompt", required=False, cls=Argument)
 @ask_options
 @sampling_options
@@ -157,8 +161,12 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def with_active(loading: LoadOptions, words: Sequence[str]) -> LoadOptions:
-    """Adapters that are loaded for a question answer it, unless `words` chooses others."""
-    if words or loading.adapters is None:
+    """Adapters that are loaded for a question answer it, unless `words` chooses others. Raises UsageError."""
+    if loading.adapters is None:
+        return loading
+    if loading.adapters.root is not None:
+        raise click.UsageError("--adapter-root is for requests to a server: name adapters with --lora-modules")
+    if words:
         return loading
     return replace(loading, adapters=replace(loading.adapters, active=tuple(loading.adapters.modules)))
 

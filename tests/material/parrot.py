@@ -34,6 +34,7 @@ class Parrot:
         self.defaults: dict[str, Any] = {}
         self.params: SamplingParams | None = None
         self.grammar: Any = None
+        self.room = LONGEST  # words of an answer
         self.failure: RequestError | None = None  # instead of the end of each answer
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -53,8 +54,9 @@ class Parrot:
     ) -> object:
         self.params, self.adapter, self.grammar = params, adapter, grammar
         self.seeds.append(params.seed)
-        words = bytes(prompt_ids).decode().upper().split()[: params.max_tokens]
-        is_cut = len(words) == params.max_tokens
+        most = min(params.max_tokens or self.room, self.room)
+        words = bytes(prompt_ids).decode().upper().split()[:most]
+        is_cut = len(words) == most
         for number, word in enumerate(words, 1):
             sink(Output(f"{word} ", (1,), usage=Usage(len(prompt_ids), 2, number)))
         usage = Usage(len(prompt_ids), 2, len(words))

@@ -56,7 +56,7 @@ def test_a_question_that_does_not_fit_is_not_kept() -> None:
     talk = Talk(Parrot())
     talk.conversation.ask("hello")
     talk.conversation.ask("long " * 30)
-    assert "error: the conversation no longer fits: the prompt is too long. /clear forgets it" in talk.text
+    assert "error: the conversation no longer fits into the context of 100 tokens. /clear forgets it" in talk.text
     assert "Your question is not kept." in talk.text
     assert contents(talk.conversation) == ["hello", "HELLO "]
 
@@ -64,9 +64,9 @@ def test_a_question_that_does_not_fit_is_not_kept() -> None:
 def test_a_limit_that_leaves_no_room_can_be_lowered() -> None:
     parrot = Parrot()
     parrot.failure = RequestError("lower it", code="context_length_exceeded", param="max_tokens")
-    talk = Talk(parrot)
+    talk = Talk(parrot, SamplingParams(max_tokens=99))
     talk.conversation.ask("hello")
-    assert "error: lower it. /maxtokens sets another limit, /clear begins a new conversation." in talk.text
+    assert "error: 99 more tokens do not fit into the context of 100. /maxtokens sets another limit." in talk.text
 
 
 def test_a_failure_on_the_way_is_told_and_its_question_not_kept() -> None:
@@ -100,15 +100,23 @@ def test_what_is_stopped_before_it_begins_is_no_turn() -> None:
     assert ", stopped]\nYour question is not kept.\n" in talk.text
 
 
-@pytest.mark.parametrize(
-    ("params", "complaint"),
-    [(SamplingParams(max_tokens=1), "cut off at 1 tokens (/maxtokens)"), (SamplingParams(max_tokens=9), "")],
-)
-def test_an_answer_that_is_cut_off_says_where(params: SamplingParams, complaint: str) -> None:
-    talk = Talk(Parrot(), params)
+def test_an_answer_that_is_cut_off_says_where() -> None:
+    for params, ending in (
+        (SamplingParams(max_tokens=1), ", cut off at 1 tokens (/maxtokens)]\n"),
+        (SamplingParams(max_tokens=9), "]\n"),
+    ):
+        talk = Talk(Parrot(), params)
+        talk.conversation.ask("one two")
+        assert talk.text.endswith(ending)
+        assert ("cut off" in talk.text) == ("cut off" in ending)
+
+
+def test_an_answer_that_fills_the_context_says_so() -> None:
+    parrot = Parrot()
+    parrot.room = 1
+    talk = Talk(parrot)
     talk.conversation.ask("one two")
-    assert complaint in talk.text
-    assert ("cut off" in talk.text) == bool(complaint)
+    assert talk.text.endswith(", cut off: the context is full]\n[/clear forgets it and keeps the system text]\n")
 
 
 def test_another_answer_takes_the_place_of_the_last() -> None:

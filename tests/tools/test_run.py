@@ -154,6 +154,7 @@ def test_adapters_that_are_loaded_answer(tmp_path: Path) -> None:
         (["demo", "a", "--temperature", "-1"], 2, "--temperature: temperature must be"),
         (["demo", "a", "--raw", "--system", "x"], 2, "leave one of them out"),
         (["demo", "a", "--no-history"], 2, "add -i"),
+        (["demo", "a", "--adapter-root", "."], 2, "name adapters with --lora-modules"),
         (["demo", "-i", "--json"], 2, "--json is of one answer"),
         (["demo", "-i", "--stats"], 2, "--stats is of one answer"),
         (["demo", "-i", "--raw"], 2, "--raw is of one answer"),
