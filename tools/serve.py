@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from .checkpoints import Commands, checkpoint_options
 from .command_line import SETTINGS
@@ -98,7 +99,8 @@ def read_wanted(ctx: click.Context) -> Wanted:
     from .serving import Wanted
 
     values, loading = said(ctx), chosen(ctx)
-    if values["interactive_mode"] and values["log"] is not None:
+    is_log_typed = ctx.get_parameter_source("log") is ParameterSource.COMMANDLINE
+    if values["interactive_mode"] and is_log_typed:
         raise click.UsageError("--log is of requests to a server, and -i serves nothing: leave one of them out")
     engine = replace(loading.engine, truncate_sequence=values["truncate_sequence"])
     loading = replace(loading, engine=engine, generation_config=values["generation_config"])
@@ -107,13 +109,12 @@ def read_wanted(ctx: click.Context) -> Wanted:
 
 
 def run(_: Any, locate: Locate) -> None:
-    from .serving import start  # slow to import
-
     ctx = click.get_current_context()
     assert ctx.parent is not None
-    wanted = read_wanted(ctx.parent)
     with reported():
-        start(wanted, locate)
+        from .serving import start  # slow to import
+
+        start(read_wanted(ctx.parent), locate)
 
 
 add_models(main, run)

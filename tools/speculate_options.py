@@ -54,12 +54,20 @@ def speculate_options(ctx: click.Context) -> SpeculateOptions | None:
     """None where nothing is to be guessed, or a selector is yet to say. Raises UsageError for contradictions."""
     lookup, draft = said(ctx)["prompt_lookup"], said(ctx)["draft"]
     if lookup and draft is not None:
-        raise click.UsageError(f"{LOOKUP} and {DRAFT} both guess tokens: leave one of them out")
+        return guessing(ctx, draft if _comes_first(ctx, "draft", "prompt_lookup") else "lookup")
     if lookup or draft is not None:
         return guessing(ctx, draft or "lookup")
     if not is_selected(ctx):
         check_nobody(ctx)
     return None
+
+
+def _comes_first(ctx: click.Context, one: str, other: str) -> bool:
+    """Of the command line, the environment and a file. Raises UsageError where both are from the same."""
+    first, second = ctx.get_parameter_source(one), ctx.get_parameter_source(other)
+    if first is None or second is None or first == second:
+        raise click.UsageError(f"{LOOKUP} and {DRAFT} both guess tokens: leave one of them out")
+    return first < second
 
 
 def guessing(ctx: click.Context, draft: Path | Literal["lookup"], gamma: int | None = None) -> SpeculateOptions:

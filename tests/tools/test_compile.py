@@ -171,6 +171,7 @@ def test_a_dry_run_of_merged_adapters(folder: Path, adapters: Path) -> None:
         (["plain", "-m", "/no/where", "-o", "out"], 4, "error: there is no file or folder /no/where"),
         (["--isq", "q9", "plain", "-m", ".", "-o", "out"], 4, "q9"),
         (["--isq", "q4k", "--block-size", "32", "plain", "-m", ".", "-o", "out"], 4, "leave it out"),
+        (["--block-size", "32", "plain", "-m", ".", "-o", "out"], 2, "there is no --isq"),
         (["--token-source", "purse", "plain", "-m", ".", "-o", "out"], 4, "literal:VALUE"),
         (["-c", "chatmll", "plain", "-m", ".", "-o", "out"], 4, "the nearest is chatml"),
         (["plain", "-m", "."], 2, "--out"),

@@ -52,6 +52,16 @@ def test_every_kind_of_value(config: Path, tmp_path: Path) -> None:
     assert locate.chosen.options.isq.type == "Q4_K"
 
 
+def test_who_guesses_is_a_question_of_who_comes_first(config: Path, tmp_path: Path) -> None:
+    config.write_text("prompt-lookup = true")
+    assert handed_on("server", "--config", config, "demo")[0].loading.speculate.draft == "lookup"
+    drafted = handed_on("server", "--config", config, "--draft", tmp_path, "demo")[0]
+    assert drafted.loading.speculate.draft == tmp_path
+    config.write_text(f'draft = "{tmp_path}"')
+    looked_up = handed_on("server", "--config", config, "--prompt-lookup", "demo")[0]
+    assert looked_up.loading.speculate.draft == "lookup"
+
+
 def test_tables_are_for_subcommands(config: Path) -> None:
     config.write_text('[gguf]\nquantized-model-id = "folder"\nquantized_filename = "x.gguf"\n[ggml]\ngqa = 8')
     locate = handed_on("server", "--config", config, "gguf")[-1]

@@ -256,6 +256,7 @@ def test_interactive_mode_reads_lines(package: Path) -> None:
         (["--kv-mem", "lots", "demo"], 2, "4GiB"),
         (["compiled"], 2, "--model"),
         (["walk"], 2, "walk"),
+        (["-i", "-l", "log.txt", "demo"], 2, "--log is of requests to a server"),
         (["--host", "not a host", "demo"], 1, "cannot listen on not a host"),
     ],
 )
