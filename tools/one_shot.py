@@ -49,7 +49,7 @@ def answer_once(model: Model, asked: Asked, *, as_json: bool, with_stats: bool, 
             screen.write("\n")  # what is piped is the answer alone
     if as_json:
         _write_json(screen, model, params, answer, load_seconds)
-    if answer.last.finish_reason == "length" and params.max_tokens is None:
+    if answer.last.finish_reason == "length" and answer.num_tokens != params.max_tokens:
         click.echo(f"note: the context of {model.context_length} tokens is full: the answer is cut off", err=True)
     if with_stats:
         usage = answer.last.usage

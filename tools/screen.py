@@ -26,15 +26,19 @@ class Screen:
     is_coloured: bool = False
 
     def answer(self, text: str) -> None:
-        self.write(printable(text) if self.is_terminal else text)
+        self.write(self._safe(text))
 
     def note(self, line: str) -> None:
         """A line about the conversation, not of it."""
+        line = self._safe(line)
         self.write((click.style(line, dim=True) if self.is_coloured else line) + "\n")
 
     def error(self, line: str) -> None:
-        line = f"error: {line}"
+        line = self._safe(f"error: {line}")
         self.write((click.style(line, fg="red") if self.is_coloured else line) + "\n")
+
+    def _safe(self, text: str) -> str:
+        return printable(text) if self.is_terminal else text
 
 
 def standard_output() -> Screen:

@@ -18,8 +18,11 @@ def test_a_model_cannot_steer_the_terminal() -> None:
     assert printable("a\x1b[2Jb\tc\r\nd\x9b1mé") == "a\ufffd[2Jb\tc\nd\ufffd1mé"
     for is_terminal, expected in ((True, "\ufffd"), (False, "\x1b")):
         written: list[str] = []
-        Screen(written.append, is_terminal).answer("\x1b")
-        assert written == [expected]
+        screen = Screen(written.append, is_terminal)
+        screen.answer("\x1b")
+        screen.note("\x1b")
+        screen.error("\x1b")
+        assert written == [expected, f"{expected}\n", f"error: {expected}\n"]
 
 
 def test_only_notes_and_errors_are_coloured() -> None:
