@@ -67,7 +67,7 @@ def _comes_first(ctx: click.Context, one: str, other: str) -> bool:
     first, second = ctx.get_parameter_source(one), ctx.get_parameter_source(other)
     if first is None or second is None or first == second:
         raise click.UsageError(f"{LOOKUP} and {DRAFT} both guess tokens: leave one of them out")
-    return first < second
+    return bool(first.value < second.value)
 
 
 def guessing(ctx: click.Context, draft: Path | Literal["lookup"], gamma: int | None = None) -> SpeculateOptions:
