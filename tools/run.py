@@ -115,12 +115,14 @@ def run(ctx: click.Context, model: str, prompt: str | None) -> None:
     shape = Shape(interactive, values["no_history"], values["raw"], values["json"], values["stats"])
     _check_shape(shape, prompt, system)
     loading = replace(with_active(chosen(ctx), adapters), generation_config=values["generation_config"])
-    asking = Asked("" if interactive else read_prompt(prompt), system, shape.raw, asked(ctx), grammar(ctx), adapters)
-    with quiet_pipe(), reported(), loaded(model, loading) as (talker, seconds):
-        if interactive:
-            talk(conversation(talker, asking), None if shape.no_history else cache_folder() / HISTORY, prompt)
-        else:
-            answer_once(talker, asking, as_json=shape.json, with_stats=shape.stats, load_seconds=seconds)
+    said_params, spec = asked(ctx), grammar(ctx)
+    with quiet_pipe(), reported():
+        asking = Asked("" if interactive else read_prompt(prompt), system, shape.raw, said_params, spec, adapters)
+        with loaded(model, loading) as (talker, seconds):
+            if interactive:
+                talk(conversation(talker, asking), None if shape.no_history else cache_folder() / HISTORY, prompt)
+            else:
+                answer_once(talker, asking, as_json=shape.json, with_stats=shape.stats, load_seconds=seconds)
 
 
 class Shape(NamedTuple):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -192,19 +192,26 @@ def test_whoever_has_read_enough_ends_it_quietly(package: str) -> None:
         assert process.wait(20) == 0
 
 
-def test_an_interrupt_ends_it_with_130(package: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, package, "ab", "--grammar", "regex:[0-9]{10000}", "--max-model-len", "256"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.read(1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (130, "error: interrupted\n")
+def test_an_interrupt_ends_it_with_130(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was said before is on standard output, none of it where JSON was asked for."""
+
+    def interrupted(outputs: object, write: Callable[[str], None]) -> None:
+        write("so far")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mistralrs_onnx.tools.one_shot.Answer.take", lambda answer, *rest: interrupted(*rest))
+    for options, said in (([], "so far"), (["--json"], "")):
+        result = invoke(package, "ab", *options)
+        assert (result.exit_code, result.stdout, result.stderr) == (130, said, "error: interrupted\n")
+
+
+def test_an_interrupt_while_the_prompt_is_read_ends_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(prompt: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mistralrs_onnx.tools.run.read_prompt", interrupted)
+    result = invoke("demo", "-")
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 
 
 def test_a_chat_in_a_terminal(package: str, tmp_path: Path) -> None:
