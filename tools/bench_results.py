@@ -16,7 +16,7 @@ from mistralrs_onnx.runtime.sessions import num_processors
 
 from .contest import Standing
 from .measuring import Result, Spread
-from .peers import LLAMA_CPP, MISTRALRS, PEERS
+from .peers import GENAI, LLAMA_CPP, MISTRALRS, PEERS
 from .tables import as_csv, markdown, terminal_table
 
 BACKEND = "CPU"
@@ -27,8 +27,10 @@ SHORT = {  # in two lines, for terminals
     "throughput/s": "through-\nput/s",
     "TTFT ms": "TTFT\nms",
     "TPOT ms": "TPOT\nms",
-    LLAMA_CPP: "llama\n.cpp",
-    MISTRALRS: "mistral\nrs",
+    "ours, t/s": "ours\nt/s",
+    f"{LLAMA_CPP}, t/s": "llama\n.cpp",
+    f"{MISTRALRS}, t/s": "mistral\nrs",
+    f"{GENAI}, t/s": GENAI,
     **{f"ours / {name}": "ratio" for name in PEERS},
 }
 
@@ -113,8 +115,8 @@ def compared(results: Sequence[Result], standings: Sequence[Standing], model: st
         *TITLES,
         "test",
         "concurrency",
-        "ours",
-        *(column for name in names for column in (name, f"ours / {name}")),
+        "ours, t/s",
+        *(column for name in names for column in (f"{name}, t/s", f"ours / {name}")),
     )
     rows = [(model, BACKEND, *_standing_cells(standing)) for standing in standings]
     records = [

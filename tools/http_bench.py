@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,16 @@ from typing import Any
 import click
 
 from .command_line import SETTINGS, Subcommand
-from .failures import INTERRUPTED, OTHER
-from .http_client import Answer, Target, get, parse_url, post, read_answer, read_json
+from .failures import INTERRUPTED, OTHER, reported
+from .http_answer import Answer, read_answer, read_json
+from .http_client import Target, get, parse_url, post
 from .http_load import Load, Progress, send
 from .http_prompts import random_prompts, read_prompts, sample
 from .http_report import Report, as_record, block, report
+from .option import Command, decorated, option, said
 
 PATHS = {False: "/v1/completions", True: "/v1/chat/completions"}  # of chats?
+INPUT_LEN = 512  # words
 EXAMPLES = """
 \b
 Examples:
@@ -59,72 +63,97 @@ class Asking:
     temperature: float
 
     def body(self, prompt: str) -> dict[str, Any]:
-        said: dict[str, Any] = (
-            {"messages": [{"role": "user", "content": prompt}]} if self.is_chat else {"prompt": prompt}
-        )
-        body = said | {"model": self.model, "max_tokens": self.output_len, "temperature": self.temperature}
+        text = {"messages": [{"role": "user", "content": prompt}]} if self.is_chat else {"prompt": prompt}
+        body: dict[str, Any] = text | {
+            "model": self.model,
+            "max_tokens": self.output_len,
+            "temperature": self.temperature,
+        }
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body | {"ignore_eos": True} if self.ignore_eos else body
 
 
+HTTP_OPTIONS = (
+    option("--url", default="http://127.0.0.1:1234", metavar="URL", help="Where the server is."),
+    option("--model", metavar="NAME", show_default="the first it has", help="Model to ask for."),
+    option("--chat", is_flag=True, help="Ask /v1/chat/completions, not /v1/completions."),
+    option("--num-prompts", type=click.IntRange(1), metavar="N", default=100, help="Requests to send."),
+    option(
+        "--request-rate",
+        type=Rate(),
+        metavar="R",
+        default="inf",
+        help="Of random arrivals a second; inf: all at once.",
+    ),
+    option("--max-concurrency", type=click.IntRange(1), metavar="N", show_default="no bound", help="Requests at once."),
+    option(
+        "--input-len",
+        type=click.IntRange(1),
+        metavar="N",
+        show_default=str(INPUT_LEN),
+        help="Words of a random prompt.",
+    ),
+    option("--output-len", type=click.IntRange(1), metavar="N", default=128, help="Most tokens of an answer."),
+    option(
+        "--dataset",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        metavar="FILE",
+        help='Prompts instead, one a line: {"prompt": "..."}.',
+    ),
+    option("--ignore-eos", is_flag=True, help="Answers go on to --output-len; not every server can."),
+    option("--temperature", type=click.FloatRange(0), metavar="T", default=0.0, help="0: the likeliest token."),
+    option("--api-key", metavar="KEY", show_default="OPENAI_API_KEY", help="Of the server."),
+    option("--seed", type=int, metavar="N", default=0, help="Of prompts and arrivals."),
+    option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Form of the result."),
+)
+
+
+def http_options(command: Command) -> Command:
+    return decorated(command, HTTP_OPTIONS)
+
+
 @click.command(cls=Subcommand, epilog=EXAMPLES, context_settings=SETTINGS)
-@click.option("--url", default="http://127.0.0.1:1234", metavar="URL", help="Where the server is.")
-@click.option("--model", metavar="NAME", show_default="the first it has", help="Model to ask for.")
-@click.option("--chat", "is_chat", is_flag=True, help="Ask /v1/chat/completions, not /v1/completions.")
-@click.option("--num-prompts", type=click.IntRange(1), metavar="N", default=100, help="Requests to send.")
-@click.option(
-    "--request-rate", type=Rate(), metavar="R", default="inf", help="Of random arrivals a second; inf: all at once."
-)
-@click.option(
-    "--max-concurrency", type=click.IntRange(1), metavar="N", show_default="no bound", help="Requests at once."
-)
-@click.option("--input-len", type=click.IntRange(1), metavar="N", default=512, help="Words of a random prompt.")
-@click.option("--output-len", type=click.IntRange(1), metavar="N", default=128, help="Most tokens of an answer.")
-@click.option(
-    "--dataset",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    metavar="FILE",
-    help='Prompts, one a line: {"prompt": "..."}.',
-)
-@click.option("--ignore-eos", is_flag=True, help="Answers go on to --output-len; not every server can.")
-@click.option("--temperature", type=click.FloatRange(0), metavar="T", default=0.0, help="0: the likeliest token.")
-@click.option("--api-key", metavar="KEY", show_default="OPENAI_API_KEY", help="Of the server.")
-@click.option("--seed", type=int, metavar="N", default=0, help="Of prompts and arrivals.")
-@click.option("-o", "--output", "form", type=click.Choice(["text", "json"]), default="text", help="Form of the result.")
+@http_options
 @click.pass_context
-def http(
-    ctx: click.Context,
-    url: str,
-    model: str | None,
-    is_chat: bool,
-    num_prompts: int,
-    request_rate: float,
-    max_concurrency: int | None,
-    input_len: int,
-    output_len: int,
-    dataset: Path | None,
-    ignore_eos: bool,
-    temperature: float,
-    api_key: str | None,
-    seed: int,
-    form: str,
-) -> None:
+def http(ctx: click.Context) -> None:
     """A running server, of any make, over OpenAI's API."""
-    try:
-        target = parse_url(url, api_key or os.environ.get("OPENAI_API_KEY"))
-        prompts = random_prompts(num_prompts + 1, input_len, seed)
-        if dataset is not None:
-            prompts = sample(read_prompts(dataset), num_prompts, seed) + prompts[:1]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    asking = Asking(model or first_model(target), is_chat, output_len, ignore_eos, temperature)
-    *bodies, trial = map(asking.body, prompts)
-    try_out(target, PATHS[is_chat], trial)
-    load = Load(PATHS[is_chat], bodies, request_rate, max_concurrency, seed)
+    values = said(ctx)
+    target, prompts = usable(values)
+    path, seed = PATHS[values["chat"]], values["seed"]
+    with reported():
+        asking = Asking(
+            values["model"] or first_model(target),
+            values["chat"],
+            values["output_len"],
+            values["ignore_eos"],
+            values["temperature"],
+        )
+        *bodies, trial = map(asking.body, prompts)
+        try_out(target, path, trial)
+    load = Load(path, bodies, values["request_rate"], values["max_concurrency"], seed)
     found, is_interrupted = measure(target, load)
-    show(found, load, form)
+    show(found, load, values["output"])
     if is_interrupted or not found.completed:
         ctx.exit(INTERRUPTED if is_interrupted else OTHER)
+
+
+def usable(values: Mapping[str, Any]) -> tuple[Target, list[str]]:
+    """The server, and prompts, of which the last one is for a trial. Raises UsageError."""
+    try:
+        target = parse_url(values["url"], values["api_key"] or os.environ.get("OPENAI_API_KEY"))
+        count = values["num_prompts"] + 1
+        return target, prompts_of(values["dataset"], values["input_len"], count, values["seed"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def prompts_of(dataset: Path | None, input_len: int | None, count: int, seed: int) -> list[str]:
+    """Raises ValueError."""
+    if dataset is None:
+        return random_prompts(count, input_len or INPUT_LEN, seed)
+    if input_len is not None:
+        raise ValueError("--input-len is of random prompts, and --dataset has others: leave one of them out")
+    return sample(read_prompts(dataset), count, seed)
 
 
 def first_model(target: Target) -> str:
@@ -146,8 +175,8 @@ def try_out(target: Target, path: str, body: dict[str, Any]) -> None:
 
 def measure(target: Target, load: Load) -> tuple[Report, bool]:
     """Also of a load that Ctrl-C cut short."""
-    progress, is_interrupted = Progress(), False
-    with click.progressbar(length=len(load.bodies), label="Requests", file=sys.stderr) as bar:
+    progress, is_interrupted, is_hidden = Progress(), False, not sys.stderr.isatty()
+    with click.progressbar(length=len(load.bodies), label="Requests", file=sys.stderr, hidden=is_hidden) as bar:
         try:
             asyncio.run(send(target, load, progress, lambda: bar.update(1)))
         except KeyboardInterrupt:
@@ -162,5 +191,7 @@ def show(found: Report, load: Load, form: str) -> None:
         click.echo(json.dumps(settings | {"seed": load.seed} | as_record(found), indent=2))
     else:
         click.echo(block(found, load.rate, load.most), nl=False)
+    if found.unfinished:
+        click.echo("interrupted: figures are of the requests that had ended", err=True)
     for error, count in found.errors.items():
         click.echo(f"{count} x {error}", err=True)

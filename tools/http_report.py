@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .http_client import Answer
+from .http_answer import Answer
 
 WIDTH, NAME_WIDTH, VALUE_WIDTH = 50, 40, 10
 HEADINGS = {

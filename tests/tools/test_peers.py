@@ -182,8 +182,8 @@ def test_all_take_turns_and_share_one_table(tiny_llama: Any, tmp_path: Path, mon
         "backend",
         "test",
         "concurrency",
-        "ours",
-        *(c for name in names[1:] for c in (name, f"ours / {name}")),
+        "ours, t/s",
+        *(c for name in names[1:] for c in (f"{name}, t/s", f"ours / {name}")),
     ]
     assert [line[2:4] for line in (prefill, one, both)] == [["pp8 @ d4", "1"], ["tg3 @ d4", "1"], ["tg3 @ d4", "2"]]
     assert [line[5] for line in (prefill, one, both)] == ["12.0", "3004", "1.5"]
