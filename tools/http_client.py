@@ -28,8 +28,8 @@ class Target:
 
     host: str
     port: int
-    prefix: str
-    is_secure: bool
+    prefix: str = ""
+    is_secure: bool = False
     key: str | None = None
 
     @property
@@ -45,7 +45,7 @@ def parse_url(url: str, key: str | None = None) -> Target:
         raise ValueError(f"{url!r} is no address of a server: write it like http://127.0.0.1:1234")
     is_secure = parts.scheme == "https"
     port = parts.port or (443 if is_secure else 80)
-    return Target(parts.hostname, port, parts.path.rstrip("/").removesuffix("/v1"), is_secure, key)
+    return Target(parts.hostname, port, parts.path.rstrip("/").removesuffix("/v1"), is_secure=is_secure, key=key)
 
 
 Pieces = list[tuple[float, bytes]]  # seconds from the sending, and what came then

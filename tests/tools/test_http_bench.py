@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write("".join(f"data: {event}\n\n" for event in events).encode())
 
-    def log_message(self, format: str, *args: object) -> None: ...
+    def log_message(self, *args: object) -> None: ...
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def test_the_block_of_a_run_that_went_well() -> None:
     for path, body, key in server.asked:
         assert (path, key, body["model"]) == ("/v1/completions", "Bearer secret", "first")
         assert len(body["prompt"].split()) == 4
-        assert body["stream"] and body["ignore_eos"] and body["stream_options"] == {"include_usage": True}
-        assert (body["max_tokens"], body["temperature"]) == (2, 0)
+        assert (body["stream"], body["stream_options"]) == (True, {"include_usage": True})
+        assert (body["max_tokens"], body["temperature"], body["ignore_eos"]) == (2, 0, True)
     assert len({body["prompt"] for _, body, _ in server.asked}) == 6
 
 

@@ -13,10 +13,10 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 @pytest.mark.parametrize(
     ("url", "target"),
     [
-        ("http://127.0.0.1:1234", Target("127.0.0.1", 1234, "", False)),
-        ("http://host:8000/v1/", Target("host", 8000, "", False)),
-        ("https://host/openai/v1", Target("host", 443, "/openai", True)),
-        ("http://[::1]:80", Target("::1", 80, "", False)),
+        ("http://127.0.0.1:1234", Target("127.0.0.1", 1234)),
+        ("http://host:8000/v1/", Target("host", 8000)),
+        ("https://host/openai/v1", Target("host", 443, "/openai", is_secure=True)),
+        ("http://[::1]:80", Target("::1", 80)),
     ],
 )
 def test_addresses_with_v1_and_without(url: str, target: Target) -> None:
@@ -25,7 +25,7 @@ def test_addresses_with_v1_and_without(url: str, target: Target) -> None:
 
 @pytest.mark.parametrize("url", ["localhost:1234", "ftp://host", "http://", "http://host:port"])
 def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"http://127.0.0.1:1234|Port"):
         parse_url(url)
 
 
@@ -49,7 +49,7 @@ def answered(pieces: list[bytes], stays_open: bool = True, key: str | None = Non
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return await asyncio.wait_for(post(Target("127.0.0.1", port, "/a", False, key), "/v1/x", {"n": 1}), 10)
+            return await asyncio.wait_for(post(Target("127.0.0.1", port, "/a", key=key), "/v1/x", {"n": 1}), 10)
 
     return asyncio.run(talk()), heard
 
@@ -91,5 +91,5 @@ def test_what_is_sent() -> None:
 
 
 def test_nobody_there() -> None:
-    exchange = asyncio.run(get(Target("localhost", 9, "", False), "/v1/models"))
+    exchange = asyncio.run(get(Target("localhost", 9), "/v1/models"))
     assert exchange == Exchange([], "the connection was refused")

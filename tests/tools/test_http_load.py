@@ -10,7 +10,7 @@ from mistralrs_onnx.tools import http_load
 from mistralrs_onnx.tools.http_client import Exchange, Target
 from mistralrs_onnx.tools.http_load import Load, Progress, arrivals, send
 
-TARGET = Target("127.0.0.1", 1, "", False)
+TARGET = Target("127.0.0.1", 1)
 
 
 def test_arrivals_are_a_poisson_process_from_a_seed() -> None:
