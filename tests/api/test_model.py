@@ -212,6 +212,17 @@ def test_more_conversations_are_kept_than_requests_run(tiny: Path) -> None:
         assert loaded.engine.stats().prefix_hit_tokens == 4 * 19
 
 
+def test_a_model_that_was_told_to_cuts_long_prompts(tiny: Path) -> None:
+    with load(tiny, LoadOptions(EngineOptions(truncate_sequence=True, max_model_len=64))) as loaded:
+        assert loaded.truncate_sequence
+        params = SamplingParams(max_tokens=4, temperature=0, ignore_eos=True)
+        long, short = (list(loaded.engine.generate(list(range(n, 80)), params)) for n in (0, 20))
+        assert long[-1].usage.prompt_tokens == short[-1].usage.prompt_tokens == 60
+        assert [output.token_ids for output in long] == [output.token_ids for output in short]
+    with load(tiny) as loaded:
+        assert not loaded.truncate_sequence
+
+
 def test_requests_that_do_not_say_look_back_as_far_as_the_model_was_told(tiny: Path) -> None:
     with load(tiny) as loaded:
         assert "repeat_last_n" not in loaded.defaults
