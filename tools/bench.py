@@ -24,7 +24,7 @@ from .failures import reported
 from .http_bench import http
 from .logs import set_up_logging
 from .measuring import BASE, Prompts, Turns, Workload, measure, repeat
-from .option import Command, Option, decorated, option, said
+from .option import ABOUT, Command, Option, decorated, option, said, subject_of
 from .options import Locate, add_models, chosen, run_options
 from .peers import PEERS, Job, Peer, find_peers
 from .speculate_options import speculate_note
@@ -174,8 +174,9 @@ def main(ctx: click.Context) -> None:
 
 def check_nothing_given(ctx: click.Context) -> None:
     """Raises UsageError for options of models, of which a server that runs already has one."""
-    sources = {param: ctx.get_parameter_source(param.name or "") for param in ctx.command.params}
-    given = [param.opts[-1] for param, source in sources.items() if source is ParameterSource.COMMANDLINE]
+    about_models = [param for param in ctx.command.params if subject_of(param) != ABOUT]
+    sources = {param.opts[-1]: ctx.get_parameter_source(param.name or "") for param in about_models}
+    given = [name for name, source in sources.items() if source is ParameterSource.COMMANDLINE]
     if given:
         raise click.UsageError(f"{', '.join(given)} before http has no meaning: options of http stand after it")
 

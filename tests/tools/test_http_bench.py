@@ -187,6 +187,15 @@ def test_ctrl_c_shows_what_was_measured_so_far() -> None:
     assert "Traceback" not in err
 
 
+def test_a_file_may_say_where_the_server_is(tmp_path: Path) -> None:
+    file = tmp_path / "bench.toml"
+    with stub() as server:
+        file.write_text(f'n-prompt = 9\n[http]\nurl = "{server.url}"\nnum-prompts = 2\n')
+        result = CliRunner().invoke(main, ["--config", str(file), "http", "--model", "m"])
+    assert result.exit_code == 0, result.output
+    assert len(server.asked) == 3
+
+
 def test_our_own_server_is_measured(tiny_llama: Any, tmp_path: Path) -> None:
     package = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "package")
     with serving(load(package)) as port:
