@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from mistralrs_onnx.compiler.errors import CompileError
 
-from .command_line import Group
+from .command_line import COMMAND_PATH, Group
 from .failures import reported
 from .option import Decorator, decorated, option, said
 from .params import Module
@@ -118,6 +118,18 @@ GGML_TEXT = "A llama file from before GGUF (ggml, ggmf, ggjt)"
 PLAIN_OPTIONS = (TOKENIZER_FILE_T, DTYPE, REVISION)
 GGUF_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, PRE, DTYPE, REVISION)
 GGML_OPTIONS = (FILE_MODEL, FILE, TOKENIZER, TOKENIZER_FILE, GQA, DTYPE, REVISION)
+EXAMPLES = {
+    "plain": "-m Qwen/Qwen2.5-0.5B-Instruct",
+    "lora": "-m ~/models/mistral-7b -a ~/adapters/sql",
+    "x-lora": "-x lamm-mit/x-lora --order order.json",
+    "gguf": "-m ~/models -f model.Q4_K_M.gguf",
+    "lora-gguf": "-m models -f q4.gguf -a adapters/sql",
+    "x-lora-gguf": "-m models -f q4.gguf -x xlora --order order.json",
+    "ggml": "-m models -f llama-2-70b.ggmlv3.q4_0.bin -g 8",
+    "lora-ggml": "-m models -f q4.bin -a adapters/sql",
+    "x-lora-ggml": "-m models -f q4.bin -x xlora --order order.json",
+    "toml": "-f selector.toml",
+}
 COMMANDS = {
     "plain": Checkpoint("plain", f"{PLAIN_TEXT}.", (MODEL_ID, ARCH, *PLAIN_OPTIONS)),
     "lora": Checkpoint("plain", PLAIN_TEXT + ADAPTED, (BASE, *ADAPTERS, LONG_ARCH, *PLAIN_OPTIONS), "lora"),
@@ -173,10 +185,12 @@ def add_checkpoints(
     extra: tuple[Decorator, ...] = (),
     adapted: Mapping[Family, tuple[Decorator, ...]] = MappingProxyType({}),
     order: tuple[str, ...] = ("-o", "--order"),
+    ending: str = "",
 ) -> None:
     """Adds the subcommands that name a checkpoint. They call `run` with the group's context object.
 
     `extra`: options of all; `adapted`: of those that take adapters. `order`: what the ordering file is called.
+    `ending`: of examples.
     """
     for name, checkpoint in COMMANDS.items():
         options, family = list(checkpoint.options), checkpoint.family
@@ -187,6 +201,8 @@ def add_checkpoints(
     _add(group, "toml", SELECTOR_TEXT, [SELECTOR, *extra], _selected(run))
     _add(group, "vision-plain", SEEING, [MODEL_ID, ARCH, *PLAIN_OPTIONS, *extra], _refuse)
     group.commands["vision-plain"].hidden = True
+    for name, words in EXAMPLES.items():
+        group.commands[name].epilog = f"\b\nExample:\n  {COMMAND_PATH} {words}{ending}"
 
 
 def _add(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .option import ABOUT, ANY, Option, name_variables, said, subject_of, variab
 from .print_config import config_lines
 
 SELECTOR, EVERYTHING = f"{__name__}.selector", f"{__name__}.everything"  # keys of a click context's notes
+COMMAND_PATH = "COMMAND_PATH"  # in the end of a page of help: what was typed to get it
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 ELSEWHERE = (
     "Options may be set in the environment (MISTRALRS_MAX_SEQS=4 is --max-seqs 4, MISTRALRS_VERIFY=1 is --verify) and "
@@ -75,6 +77,13 @@ class Subcommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         print_if_asked(ctx)
         return super().invoke(ctx)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As click does it, but for COMMAND_PATH."""
+        if self.epilog:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(cleandoc(self.epilog).replace(COMMAND_PATH, ctx.command_path))
 
 
 class Command(Subcommand):

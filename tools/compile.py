@@ -88,7 +88,8 @@ def read_output(values: Mapping[str, Any]) -> Output:
     )
 
 
-add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",))  # -o is the output
+# -o is the output.
+add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",), ending=" -o package")
 
 
 @click.pass_context

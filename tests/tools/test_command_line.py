@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
-from command_lines import MAINS, invoke
+from command_lines import MAINS, handed_on, invoke
 
+from mistralrs_onnx.tools.checkpoints import EXAMPLES
 from mistralrs_onnx.tools.option import ABOUT, subject_of
 
 
@@ -37,6 +41,19 @@ def test_help_of_subcommands_is_one_screen(subcommand: str) -> None:
         if subcommand in main.commands:
             page = CliRunner().invoke(main, [subcommand, "--help"], terminal_width=100).output
             assert len(page.splitlines()) <= 40
+
+
+@pytest.mark.parametrize(("command", "ending"), [("server", ""), ("compile", " -o package"), ("bench", "")])
+@pytest.mark.parametrize("subcommand", EXAMPLES)
+def test_examples_of_subcommands_are_whole(command: str, ending: str, subcommand: str) -> None:
+    """As they stand on the page; the files that they name need not be there."""
+    page = CliRunner().invoke(MAINS[command], [subcommand, "--help"], prog_name=command, terminal_width=100).output
+    example = f"{command} {subcommand} {EXAMPLES[subcommand]}{ending}"
+    assert f"Example:\n    {example}\n" in page
+    with CliRunner().isolated_filesystem():
+        Path("order.json").write_text('{"order": [], "base_model_id": "repo/base"}')
+        Path("selector.toml").write_text('[model]\nmodel_id = "repo/base"')
+        handed_on(*shlex.split(example))
 
 
 def test_without_a_subcommand_there_is_help_or_a_hint() -> None:
