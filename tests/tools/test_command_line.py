@@ -45,15 +45,17 @@ def test_help_of_subcommands_is_one_screen(subcommand: str) -> None:
 
 @pytest.mark.parametrize(("command", "ending"), [("server", ""), ("compile", " -o package"), ("bench", "")])
 @pytest.mark.parametrize("subcommand", EXAMPLES)
-def test_examples_of_subcommands_are_whole(command: str, ending: str, subcommand: str) -> None:
+def test_examples_of_subcommands_are_whole(
+    command: str, ending: str, subcommand: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As they stand on the page; the files that they name need not be there."""
     page = CliRunner().invoke(MAINS[command], [subcommand, "--help"], prog_name=command, terminal_width=100).output
     example = f"{command} {subcommand} {EXAMPLES[subcommand]}{ending}"
     assert f"Example:\n    {example}\n" in page
-    with CliRunner().isolated_filesystem():
-        Path("order.json").write_text('{"order": [], "base_model_id": "repo/base"}')
-        Path("selector.toml").write_text('[model]\nmodel_id = "repo/base"')
-        handed_on(*shlex.split(example))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "order.json").write_text('{"order": [], "base_model_id": "repo/base"}')
+    (tmp_path / "selector.toml").write_text('[model]\nmodel_id = "repo/base"')
+    handed_on(*shlex.split(example))
 
 
 def test_without_a_subcommand_there_is_help_or_a_hint() -> None:
