@@ -58,18 +58,20 @@ def find_peers(names: Iterable[str], job: Job) -> tuple[list[Peer], dict[str, st
 
 
 def _llama(job: Job) -> Callable[[Sequence[Workload]], Rates]:
+    file = gguf_file(job.locate)
     alone, batched = _program("llama-bench"), _program("llama-batched-bench")
     if alone is None and batched is None:
         raise AbsentError(f"neither llama-bench nor llama-batched-bench is on the PATH: {_advice(LLAMA_CPP)}")
-    return partial(llama_rates, alone, batched, gguf_file(job.locate), job.threads)
+    return partial(llama_rates, alone, batched, file, job.threads)
 
 
 def _mistralrs(job: Job) -> Callable[[Sequence[Workload]], Rates]:
+    file = gguf_file(job.locate)
     _check_importable("mistralrs", MISTRALRS)
     words = single_token_words(job.package.tokenizer())
     if not words:
         raise AbsentError("this vocabulary has no words to make prompts of")
-    return partial(mistralrs_rates, gguf_file(job.locate), job.threads, words)
+    return partial(mistralrs_rates, file, job.threads, words)
 
 
 def _genai(job: Job) -> Callable[[Sequence[Workload]], Rates]:

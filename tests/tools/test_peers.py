@@ -12,8 +12,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from tiny_adapters import write_adapter
 
-from mistralrs_onnx.compiler.compile import CompileOptions
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.source import ModelSource
 from mistralrs_onnx.tools import peers
@@ -212,3 +213,22 @@ def test_with_nobody_left_it_is_an_error(tiny_llama: Any, tmp_path: Path) -> Non
     assert "llama.cpp is left out: neither llama-bench nor llama-batched-bench is on the PATH" in result.stderr
     assert "Error: nobody is left to compare with" in result.stderr
     assert result.stdout == ""
+
+
+def test_a_package_is_for_genai_alone(tiny_llama: Any, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime_genai.py").write_text(dedent(GENAI))
+    package = compile_gguf(tiny_llama(tmp_path / "tiny.gguf").write(), tmp_path / "package")
+    words = ["--compare", "mistralrs,genai", "-p", "4", "-g", "0", "-r", "1", "--threads", "2", "-o", "csv"]
+    result = CliRunner().invoke(main, [*words, "compiled", "-m", str(package)])
+    assert result.exit_code == 0, result.output
+    assert "mistralrs is left out: it reads no packages: name the GGUF file" in result.stderr
+    assert result.stdout.splitlines()[0].endswith("throughput_median,genai throughput_median,ours / genai")
+
+
+def test_adapters_are_not_compared(tiny_llama: Any, tmp_path: Path) -> None:
+    tiny = tiny_llama(tmp_path / "unused.gguf")
+    write_adapter(tmp_path / "sql", {"model.layers.0.mlp.up_proj": (tiny.wide, tiny.hidden)})
+    program(tmp_path / "llama-bench", LLAMA_BENCH)
+    result = compare(tiny_llama, tmp_path, "llama.cpp", "--lora-modules", f"sql={tmp_path / 'sql'}")
+    assert result.exit_code == 2
+    assert "--compare runs models without adapters: leave the adapters out" in result.stderr
