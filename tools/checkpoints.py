@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from mistralrs_onnx.compiler.errors import CompileError
 
-from .command_line import COMMAND_PATH, Group
+from .command_line import Group, example
 from .failures import reported
 from .option import Decorator, decorated, option, said
 from .params import Module
@@ -202,7 +202,7 @@ def add_checkpoints(
     _add(group, "vision-plain", SEEING, [MODEL_ID, ARCH, *PLAIN_OPTIONS, *extra], _refuse)
     group.commands["vision-plain"].hidden = True
     for name, words in EXAMPLES.items():
-        group.commands[name].epilog = f"\b\nExample:\n  {COMMAND_PATH} {words}{ending}"
+        group.commands[name].epilog = example(words + ending)
 
 
 def _add(

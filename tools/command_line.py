@@ -140,6 +140,11 @@ class Group(Command, click.Group):
         return ctx.fail("Missing command.")
 
 
+def example(words: str) -> str:
+    """The end of a page of help. `words`: what follows the command."""
+    return f"\b\nExample:\n  {COMMAND_PATH} {words}"
+
+
 def is_selected(ctx: click.Context) -> bool:
     """Whether a selector says which model, as far as a group knows before its subcommand runs."""
     return ctx.invoked_subcommand == "toml" or (ctx.invoked_subcommand is None and SELECTOR in ctx.meta)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
-from .command_line import SETTINGS
+from .command_line import SETTINGS, example
 from .failures import reported
 from .logs import set_up_logging
 from .option import decorated, option, said
@@ -102,4 +102,4 @@ def demo(ctx: click.Context) -> None:
         run(None, Chosen(demo_source(), chosen_options(ctx)), Selected())
 
 
-main.command("demo")(decorated(demo, OUTPUT_OPTIONS))
+main.command("demo", epilog=example("-o package"))(decorated(demo, OUTPUT_OPTIONS))

@@ -11,6 +11,7 @@ import click
 
 from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
 from .checkpoints import add_checkpoints, chosen_options, refuse_compiling
+from .command_line import example
 from .failures import reported
 from .option import Command, Decorator, decorated, option, said
 from .params import Size
@@ -163,7 +164,7 @@ def load_found(locate: Locate, loading: LoadOptions) -> Model:
 def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
     """Adds the subcommands that name a model. They call `run` with the group's context object and the package."""
 
-    @group.command()
+    @group.command(epilog=example(""))
     @REPEAT
     @click.pass_context
     def demo(ctx: click.Context) -> None:
@@ -175,7 +176,7 @@ def add_models(group: click.Group, run: Callable[[Any, Locate], None]) -> None:
             wanted = Chosen(demo_source(), chosen_options(ctx))
         run(ctx.obj, CompiledNow(wanted, repeat_last_n=said(ctx)["repeat_last_n"]))
 
-    @group.command()
+    @group.command(epilog=example("-m package"))
     @option("-m", "--model", "folder", type=click.Path(path_type=Path), required=True, help="Package folder.")
     @NON_GRANULAR
     @REPEAT
