@@ -142,7 +142,7 @@ class Group(Command, click.Group):
 
 def example(words: str) -> str:
     """The end of a page of help. `words`: what follows the command."""
-    return f"\b\nExample:\n  {COMMAND_PATH} {words}"
+    return f"\b\nExample:\n  {COMMAND_PATH} {words}".rstrip()
 
 
 def is_selected(ctx: click.Context) -> bool:
