@@ -80,12 +80,18 @@ class Terminal:
         if block.language == "python":
             return self._run(["python", "-c", text])
         if text.startswith("make "):
-            return "".join(self._run(["make", "-n", "-C", str(ROOT), line.split()[1]]) for line in text.splitlines())
+            return "".join(self._make(line.split()[1]) for line in text.splitlines())
         if text.startswith("mistralrs-server"):
             return self._serve(text)
         *before, last = re.split(r"^(?=mistralrs-server)", text, maxsplit=1, flags=re.MULTILINE)
         printed = self._run(["bash", "-euo", "pipefail", "-c", before[0] if before else last])
         return printed + (self._serve(last) if before else "")
+
+    def _make(self, target: str) -> str:
+        """A recipe ends with a command of ours, which is run here but for installing and talking."""
+        *_, last = self._run(["make", "-n", "-C", str(ROOT), target, f"PORT={self._port}"]).split(".venv/bin/")
+        command = last.splitlines()[0]
+        return self._serve(command) if command.startswith("mistralrs-server") and " -i" not in command else command
 
     def _run(self, command: list[str]) -> str:
         program = shutil.which(command[0], path=self._environment["PATH"]) or command[0]
