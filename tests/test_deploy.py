@@ -80,6 +80,7 @@ def test_ports_agree() -> None:
     assert container["ports"][0]["containerPort"] == int(port)
     assert SERVICE["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
     assert COMPOSE["services"]["server"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert DEPLOYMENT["spec"]["template"]["spec"]["enableServiceLinks"] is False, "it would set MISTRALRS_PORT"
     assert SERVICE["spec"]["selector"] == DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
 
 

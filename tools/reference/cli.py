@@ -18,8 +18,8 @@ ABOVE = """# Commands
 
 `mistralrs-onnx` has every command under one name. Three of them are commands of their own, too, called as those of
 mistral.rs: `mistralrs-compile`, `mistralrs-server` and `mistralrs-bench`. Options of a command stand before its
-subcommand, options of the subcommand behind it. Each option may also be set in the environment or in a file
-([configuration](configuration.md)).
+subcommand, options of the subcommand behind it. Options may also be set in the environment, those of commands with
+`--config` in a file ([configuration](configuration.md)).
 
 | exit code | |
 |---|---|
