@@ -48,7 +48,12 @@ async def answer(
 
     Raises RequestError before anything is sent.
     """
-    head = {"id": job.shape.id_prefix + secrets.token_hex(12), "created": int(time.time()), "model": job.served.name}
+    head = {
+        "id": job.shape.id_prefix + secrets.token_hex(12),
+        "created": int(time.time()),
+        "model": job.served.name,
+        "system_fingerprint": "local",
+    }
     with submitted(model.engine, job, bridge) as running:
         if job.stream:
             await send(request, events(job, running, head, keep_alive), note)

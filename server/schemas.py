@@ -74,6 +74,11 @@ def _not_zero(value: int) -> int:
     return value
 
 
+def as_messages(value: Any) -> Any:
+    """A text alone is what the user says, as in mistral.rs."""
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
 def as_part(value: Any) -> Any:
     """An adapter's name alone is the whole of it."""
     return {"name": value} if isinstance(value, str) else value
@@ -127,7 +132,7 @@ class Completion(Sampling, Constraints):
 class ChatRequest(Completion):
     """POST /v1/chat/completions."""
 
-    messages: list[Message] = Field(min_length=1, max_length=2048)
+    messages: Annotated[list[Message], BeforeValidator(as_messages), Field(min_length=1, max_length=2048)]
     max_completion_tokens: int | None = None
     tools: Annotated[tuple[Tool, ...], PlainValidator(as_tools)] = ()
     tool_choice: Annotated[Choice, PlainValidator(as_choice)] = Choice()

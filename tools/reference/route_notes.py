@@ -30,6 +30,7 @@ TYPES: Mapping[str, str] = {  # of fields that are read in several forms
     "tools": "list of object",
     "tool_choice": "text or object",
     "prompt": "text or list",
+    "messages": "text or list of object",
 }
 FIELDS: Mapping[str, str] = {
     # Both.
@@ -75,7 +76,7 @@ FIELDS: Mapping[str, str] = {
     "guided_grammar": "A grammar, in Lark or GBNF.",
     "prompt_logprobs": "The same of each token of the prompt, with so many likeliest alternatives.",
     # Chat.
-    "messages": "The conversation: `role`, `content` (text, or parts of type text), `tool_calls`, `tool_call_id`.",
+    "messages": "Of `role`, `content` (text, or its parts), `tool_calls`, `tool_call_id`; a text is said by the user.",
     "max_completion_tokens": "As `max_tokens`.",
     "tools": "Functions that the model may call, with JSON schemas of their arguments.",
     "tool_choice": "`auto`, `none`, `required` (some call), or the name of a function.",
