@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import cli, library, models, routes, settings
+from . import cli, library, mission, models, routes, settings
 
 COMMAND = "python -m mistralrs_onnx.tools.reference docs/reference"
 NOTE = f"<!-- Written by `{COMMAND}` from the code: change that. -->\n\n"
@@ -18,6 +18,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "python.md": library.page,
     "architectures.md": models.architectures,
     "formats.md": models.formats,
+    "mission.md": mission.page,
 }
 
 
