@@ -37,8 +37,8 @@ Examples:
   mistralrs-bench --compare llama.cpp,genai gguf -m ~/models -f model.Q4_1.gguf
   mistralrs-bench http --url http://127.0.0.1:1234 --request-rate 4
 \b
-pp reads a prompt, alone; tg generates; "@ d500": after 500 tokens. t/s, ms/t are of one request, throughput
-of all, from when each has its first token. Prompts are random, adapters that are loaded take turns.
+pp reads a prompt, tg generates; "@ d500": after 500 tokens. t/s and ms/t are of one request,
+throughput of all, from when each has its first token.
 """
 
 
