@@ -18,6 +18,7 @@ from mistralrs_onnx.runtime.grammar.compiler import Grammar
 from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.speeds import speeds
 
 from .conversations import for_template
 from .model import Model
@@ -181,23 +182,6 @@ class Drawing:
     def usage(self) -> Usage:
         """Of answers that are all there."""
         requests = self._requests
-        begun = min(request.submitted_at for request in requests)
-        ended = max(request.finished_at or begun for request in requests)
-        first = min(request.first_token_at or ended for request in requests)
         prompt, completion = requests[0].num_prompt, sum(request.num_output for request in requests)
-        return Usage(
-            completion_tokens=completion,
-            prompt_tokens=prompt,
-            total_tokens=prompt + completion,
-            avg_tok_per_sec=_rate(prompt + completion, ended - begun),
-            avg_prompt_tok_per_sec=_rate(prompt, first - begun),
-            avg_compl_tok_per_sec=_rate(completion, ended - first),
-            total_time_sec=ended - begun,
-            total_prompt_time_sec=first - begun,
-            total_completion_time_sec=ended - first,
-        )
-
-
-def _rate(num_tokens: int, seconds: float) -> float:
-    """No division by what is too short to be measured."""
-    return num_tokens / seconds if seconds > 0 else 0.0
+        timed = speeds(requests, self._asked.num_drawn, prompt, completion)
+        return Usage(completion, prompt, prompt + completion, **timed._asdict())

@@ -16,6 +16,7 @@ from sanic import HTTPResponse, Request
 from mistralrs_onnx.runtime.engine import Output
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.logprobs import TokenLogprobs, mean_logprob
+from mistralrs_onnx.runtime.speeds import speeds
 
 from .chunks import Chunks, Outputs, event
 from .errors import error_body, internal_error
@@ -129,12 +130,14 @@ class Tally:
             self._prompt_tokens += output.usage.prompt_tokens
             self._cached_tokens += output.usage.cached_tokens
 
-    def usage(self) -> JSON:
+    def usage(self, requests: Sequence[Any]) -> JSON:
+        """OpenAI's counts, and mistral.rs's speeds."""
         return {
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._output_tokens,
             "total_tokens": self._prompt_tokens + self._output_tokens,
             "prompt_tokens_details": {"cached_tokens": self._cached_tokens},
+            **speeds(requests, self._num_drawn, self._prompt_tokens, self._output_tokens)._asdict(),
         }
 
 
@@ -172,7 +175,7 @@ async def whole(job: Job, running: Running, head: JSON) -> JSON:
             whole_choice(job, index, drawn[place], tally.finish_reasons[place], requests[index])
             for index, place in enumerate(places)
         ]
-        told = {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage()}
+        told = {**head, "object": job.shape.object, "choices": choices, "usage": tally.usage(running.requests)}
         return told if job.prompt_writer is None else with_prompts(told, job, requests)
 
     # Long prompts have many scores: writing them must not hold up other requests.
@@ -226,7 +229,7 @@ async def events(job: Job, running: Running, head: JSON, keep_alive: float) -> A
         tally.add(outputs)
         data = chunks.encode(outputs) if outputs else KEEP_ALIVE
         if not tally.num_unfinished:
-            data += (chunks.usage(tally.usage()) if job.include_usage else b"") + DONE
+            data += (chunks.usage(tally.usage(running.requests)) if job.include_usage else b"") + DONE
         if data:
             yield opening + data
             opening = b""

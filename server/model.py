@@ -31,7 +31,7 @@ class Engine(Protocol):
         prompt_logprobs: int | None = None,
         truncate: bool | None = None,
     ) -> Any:
-        """A handle for `cancel`, whose `prompt_logprobs` are there before the first output if they are asked for.
+        """A handle for `cancel`, and `Timed`; its `prompt_logprobs`, if asked for, are there before the first output.
 
         `parent`: the handle of a request of the same prompt. `truncate`: whether a prompt that is too long is cut; None
         as the engine was told. Raises RequestError 400, 429 or 503.

@@ -46,6 +46,9 @@ class Parroting:
     num_output: int = 0
     parent: Parroting | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    submitted_at: float = field(default_factory=time.perf_counter)
+    first_token_at: float | None = None
+    finished_at: float | None = None
 
     @property
     def next_letter(self) -> str:
@@ -59,6 +62,8 @@ class Parroting:
         usage = Usage(self.prompt_tokens, self.prompt_tokens // 2, self.num_output)
         reason = ("length" if self.params.max_tokens else "stop") if enough else None
         error = RequestError("no such thing", param="messages") if letter == BOMB else None
+        self.first_token_at = self.first_token_at or time.perf_counter()
+        self.finished_at = time.perf_counter() if enough else None
         asked = self.params.logprobs
         logprobs = () if asked is None else (scored(ord(letter), asked, seed=self.params.seed),)
         ids = (ord(letter),)

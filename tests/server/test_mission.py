@@ -101,6 +101,22 @@ def test_answers_have_these_fields(running: Any, kind: str) -> None:
     assert [row.name for row in rows if (row.name in found) == row.is_missing] == []
 
 
+@pytest.mark.parametrize(("prompt", "n"), [("ab", 1), (["ab", "cde"], 2)])
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage_tells_how_fast_it_was(running: Any, prompt: Any, n: int, stream: bool) -> None:
+    options = {"include_usage": True} if stream else None
+    answer = ask(running, TEXT, prompt=prompt, n=n, max_tokens=5, stream=stream, stream_options=options)
+    *_, last = (json.loads(event[6:]) for event in answer.split("\n\n")[:-2]) if stream else [answer]
+    usage = last["usage"]
+    whole, read, written = (usage[f"total_{name}time_sec"] for name in ("", "prompt_", "completion_"))
+    assert whole == pytest.approx(read + written)
+    assert 0 < read < 20
+    assert 0 < written < 20
+    assert usage["avg_prompt_tok_per_sec"] == pytest.approx(usage["prompt_tokens"] / read)
+    assert usage["avg_compl_tok_per_sec"] == pytest.approx(usage["completion_tokens"] / written)
+    assert usage["avg_tok_per_sec"] == pytest.approx(usage["total_tokens"] / whole)
+
+
 def names(value: Any, above: str = "") -> Iterator[str]:
     """Of fields at any depth, with dots between."""
     if isinstance(value, list):
