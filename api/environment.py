@@ -16,12 +16,12 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.sources.library import hub_library
 from mistralrs_onnx.compiler.sources.repository import hub_cache, hub_endpoint, is_offline
 from mistralrs_onnx.compiler.sources.token_source import TokenSource
+from mistralrs_onnx.runtime.containers import Container
 from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.sessions import BUILDS, num_processors, runtime_library
 
 from .cache_entries import entries
 from .cache_places import cache_folder
-from .containers import Container
 from .facts import (
     PREFIX,
     Answer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .containers import Container
+from mistralrs_onnx.runtime.containers import Container
 
 
 def available_memory() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .containers import Container
 from .errors import PackageError
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ def runtime_library() -> ModuleType:
     return library
 
 
-def num_processors() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def num_processors(container: Container = Container()) -> int:
+    """That this process may use: threads beyond those would only wait for each other."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    share = container.processors()
+    return allowed if share is None else max(1, min(allowed, int(share)))
 
 
 def _is_installed(name: str) -> bool:

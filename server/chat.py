@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from mistralrs_onnx.bad_words import word_tokens
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 
@@ -12,7 +13,6 @@ from .jobs import JSON, Job, Prompt, Shape
 from .logprobs import ChatLogprobs, PromptWriter
 from .model import Model
 from .replies import Reading
-from .sampling_fields import word_tokens
 from .schemas import ChatRequest
 from .selection import served
 from .tool_calls import formats

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from mistralrs_onnx.bad_words import word_tokens
+
 from .jobs import JSON, Job, Prompt, Shape
 from .logprobs import PromptWriter, TextLogprobs
 from .model import Model
-from .sampling_fields import word_tokens
 from .schemas import CompletionRequest
 from .selection import served
 from .truncation import kept

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Protocol
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator
 
@@ -124,21 +124,3 @@ class Constraints(BaseModel):
     def spec(self) -> GrammarSpec | None:
         """Raises RequestError for what is malformed, and for more than one."""
         return read_spec({name: getattr(self, name) for name in READERS})
-
-
-class Encoder(Protocol):
-    """Text to token ids."""
-
-    def encode(self, text: str, *, special: bool = True) -> list[int]: ...
-
-
-def word_tokens(words: Iterable[str], encoder: Encoder) -> TokenSequences:
-    """The tokens of words at the beginning of a text and, where that is one other token, behind a space, as vLLM."""
-    found: list[tuple[int, ...]] = []
-    for word in words:
-        bare = encoder.encode(word.lstrip(), special=False)
-        spaced = encoder.encode(" " + word.lstrip(), special=False)
-        found.append(tuple(bare or spaced))
-        if bare and spaced and spaced[0] != bare[0] and len(spaced) == len(bare):
-            found.append(tuple(spaced))
-    return tuple(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mistralrs_onnx import memory
-from mistralrs_onnx.containers import Container, MemoryBound
+from mistralrs_onnx.runtime.containers import Container, MemoryBound
 
 
 def test_a_machine_has_some_of_its_memory_left() -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from mistralrs_onnx.runtime import sessions
+from mistralrs_onnx.runtime.containers import Container
 from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.sessions import make_session, num_processors, runtime_library
 
@@ -36,6 +37,14 @@ def test_nothing_about_the_user_is_noted_down(smollm2, tmp_path: Path) -> None:
 
 def test_threads_are_what_this_process_may_use() -> None:
     assert 1 <= num_processors() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("150000 100000", 1), ("10000 100000", 1), ("99900000 100000", None)])
+def test_a_container_gives_a_share_of_processors(tmp_path: Path, quota: str, expected: int | None) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "own").write_text("0::/\n")
+    allowed = num_processors(Container(tmp_path / "none", tmp_path / "own"))
+    assert num_processors(Container(tmp_path, tmp_path / "own")) == min(allowed, expected or allowed)
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 import openai
 import pytest
 
+from mistralrs_onnx.bad_words import word_tokens
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.server.sampling_fields import word_tokens
 
 ASKED: dict[str, tuple[Any, Any]] = {  # what is sent, what the engine gets
     "max_tokens": (9, 9),

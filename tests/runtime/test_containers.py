@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mistralrs_onnx.containers import Container, MemoryBound
+from mistralrs_onnx.runtime.containers import Container, MemoryBound
 
 
 def container(tmp_path: Path, own: str, files: dict[str, str]) -> Container:
