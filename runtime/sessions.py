@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OLDEST = 1, 32  # attention over slots of unequal lengths
 BUILDS = ("onnxruntime", "onnxruntime-gpu")
+HERE = Container()
 
 
 def make_session(path: Path, num_threads: int | None = None) -> InferenceSession:
@@ -60,7 +61,7 @@ def runtime_library() -> ModuleType:
     return library
 
 
-def num_processors(container: Container = Container()) -> int:
+def num_processors(container: Container = HERE) -> int:
     """That this process may use: threads beyond those would only wait for each other."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     share = container.processors()
