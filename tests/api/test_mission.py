@@ -41,6 +41,26 @@ def test_every_argument_of_a_choice_is_read(name: str, argument: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "which",
+    [
+        Which.Plain("model", tokenizer_json="other"),
+        Which.GGUF("other", "model", "model.gguf"),
+        Which.GGML("first", "model", "model.bin", "other"),
+        Which.GGML("other", "model", "model.bin"),
+    ],
+)
+def test_another_tokenizer_is_that_of_the_model(
+    which: AnyWhich, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model/config.json", "model/model.safetensors", "model/model.gguf", "model/model.bin", "other/x"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    source, options = chosen(which)
+    assert source.locate(options).options.reading.tokenizer == Path("other")
+
+
+@pytest.mark.parametrize(
     ("kind", "key"),
     [
         (kind, key)
