@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from .config_file import read_config
+from .failures import ended_as_interrupted, reported
 from .option import ABOUT, ANY, Option, name_variables, said, subject_of, variable, variable_set
 from .print_config import config_lines
 
@@ -71,12 +72,13 @@ class Subcommand(click.Command):
     """A command of a Group."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with origin_of_mistakes(ctx):
+        with origin_of_mistakes(ctx), places_of_options(ctx, tuple(args)):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         print_if_asked(ctx)
-        return super().invoke(ctx)
+        with reported(), ended_as_interrupted():
+            return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """As click does it, but for COMMAND_PATH."""
@@ -130,7 +132,8 @@ class Group(Command, click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs `toml` where a file says which model, and no subcommand does."""
-        result = click.Group.invoke(self, ctx)
+        with reported(), ended_as_interrupted():
+            result = click.Group.invoke(self, ctx)
         if ctx.invoked_subcommand is not None:
             return result
         if SELECTOR in ctx.meta:
@@ -183,6 +186,36 @@ def origin_of_mistakes(ctx: click.Context) -> Iterator[None]:
         if error.param is None or not (origin := _origin(ctx, error.param)):
             raise
         raise click.BadParameter(f"{error.message.rstrip('.')} (from {origin})", error.ctx, error.param) from error
+
+
+@contextmanager
+def places_of_options(ctx: click.Context, words: Sequence[str]) -> Iterator[None]:
+    """Says of an option that stands before its subcommand, or behind it, where it belongs."""
+    try:
+        yield
+    except click.NoSuchOption as error:
+        if place := _place(ctx, error.option_name, words):
+            raise click.UsageError(f"{error.option_name} {place}", ctx) from error
+        raise
+
+
+def _place(ctx: click.Context, name: str, words: Sequence[str]) -> str:
+    if isinstance(ctx.command, click.Group):
+        places = [place for place, command in ctx.command.commands.items() if not command.hidden]
+        found = {place: written for place in places if (written := _written(ctx, ctx.command.commands[place], name))}
+        place = next((word for word in words if word in found), next(iter(found), ""))
+        return place and f"stands behind the subcommand: {ctx.command_path} {place} {found[place]}"
+    if ctx.parent is None or not (written := _written(ctx, ctx.parent.command, name)):
+        return ""
+    return f"stands before the subcommand: {ctx.parent.command_path} {written} {ctx.info_name}"
+
+
+def _written(ctx: click.Context, command: click.Command, name: str) -> str:
+    """An option with what it takes; empty where a command has none of that name."""
+    found = [each for each in command.params if isinstance(each, click.Option) and name in each.opts]
+    if not found:
+        return ""
+    return name if found[0].is_flag else f"{name} {found[0].make_metavar(ctx)}"
 
 
 def _origin(ctx: click.Context, param: click.Parameter) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import click
 
@@ -25,6 +27,18 @@ def reported() -> Iterator[None]:
         _end(str(error), OTHER)
     except KeyboardInterrupt:
         _end("interrupted", INTERRUPTED)
+
+
+@contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Whoever ends the process, or closes its terminal, interrupts the block, which cleans up."""
+    with ExitStack() as restored:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    restored.callback(signal.signal, number, signal.SIG_DFL)
+                    signal.signal(number, signal.default_int_handler)
+        yield
 
 
 def _end(message: str, code: int) -> None:

@@ -17,6 +17,7 @@ Decorator = Callable[[Command], Command]
 
 SAID, GIVEN = f"{__name__}.said", f"{__name__}.given"  # keys of a click context's notes
 ANY, ABOUT = "Options", "Configuration and help"  # subjects
+NUMBERS = {click.IntRange: "whole number", click.FloatRange: "number"}  # what mistakes call them
 
 
 class Option(click.Option):
@@ -29,6 +30,9 @@ class Option(click.Option):
         super().__init__(*args, expose_value=False, **{"callback": _as_it_is, **rest})
         self.subject = subject
         self.rare = rare
+        for kind, name in NUMBERS.items():
+            if isinstance(self.type, kind):
+                self.type.name = name
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         processed = super().process_value(ctx, value)

@@ -70,3 +70,20 @@ def test_a_package_is_compiled_already() -> None:
     for words in (["--isq", "4"], ["-c", "chatml"], ["--offline"], ["--token-source", "none"], ["--requantize"]):
         result = invoke("server", *words, "compiled", "-m", "package")
         assert (result.exit_code, "a package is compiled already" in result.output) == (2, True), result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("server demo -p 80", "-p stands before the subcommand: server -p N demo"),
+        ("server demo -i", "-i stands before the subcommand: server -i demo"),
+        ("server -m models gguf", "-m stands behind the subcommand: server gguf -m TEXT"),
+        ("compile -o package demo", "-o stands behind the subcommand: compile demo -o PATH"),
+        ("compile demo --nowhere", "No such option '--nowhere'."),
+        ("server -p 80x demo", "'80x' is not a valid whole number."),
+    ],
+)
+def test_an_option_in_the_wrong_place_is_told_where_it_belongs(words: str, advice: str) -> None:
+    command, *arguments = words.split()
+    result = CliRunner().invoke(MAINS[command], arguments, prog_name=command)
+    assert (result.exit_code, advice in result.output) == (2, True), result.output
