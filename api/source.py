@@ -20,6 +20,7 @@ from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
 from mistralrs_onnx.compiler.sources.wanted import CHECKPOINT, TOKENIZER, Wanted, wanted_gguf
 
 from .adapter_source import AdapterSource, Fetch, LocatedAdapters, locate_adapters
+from .kinds import checkpoint_file, checkpoint_folder
 from .onnx_adapters import export_adapter
 from .xlora_source import XLoraSource, locate_xlora
 
@@ -83,10 +84,12 @@ class ModelSource:
 
     def _path(self, report: Report) -> Path:
         if self.kind == "plain":
-            return self._locate(self.model, CHECKPOINT, self.revision, report)
+            return checkpoint_folder(self._locate(self.model, CHECKPOINT, self.revision, report))
         if self.filename is None:
             raise CompileError(f"{self.model}: a {self.kind} checkpoint needs the name of its file")
-        return self._locate(self.model, wanted_gguf(self.filename), self.revision, report) / self.filename
+        return checkpoint_file(
+            self._locate(self.model, wanted_gguf(self.filename), self.revision, report), self.filename
+        )
 
     def _adapters(self, ordering: Ordering | None, report: Report) -> LocatedAdapters:
         if self.adapters is None:

@@ -150,7 +150,7 @@ def _refuse_quantized(choices: Iterable[Choice]) -> None:
         first = changed[0]
         raise CompileError(
             f"{len(changed)} matrices are quantized already, such as {first.name} in {first.source}, and"
-            f" {first.chosen} would add a second error to theirs: start from a dense checkpoint, or ask to requantize"
+            f" {first.chosen} would add a second error to theirs: start from a dense checkpoint, or say --requantize"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -28,7 +29,8 @@ def package_folder(out: Path, *, force: bool) -> Iterator[Path]:
         yield work
         _swap(work, out)
     except OSError as error:
-        raise CompileError(f"cannot write {out}: {error.strerror or error}") from error
+        advice = ": make room, or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise CompileError(f"cannot write {out}: {error.strerror or error}{advice}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

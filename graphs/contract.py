@@ -189,9 +189,7 @@ class Manifest:
         try:
             raw: dict[str, Any] = json.loads(text)
             if raw["schema"] != SCHEMA:
-                raise ValueError(
-                    f"manifest schema {raw['schema']}, this version reads {SCHEMA}: compile the model again"
-                )
+                raise ValueError(f"it is of schema {raw['schema']}, this version reads {SCHEMA}")
             return cls(
                 **raw
                 | {
@@ -205,7 +203,9 @@ class Manifest:
                     "active_adapters": tuple(raw.get("active_adapters", ())),
                 }
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except json.JSONDecodeError as error:
+            raise ValueError(f"not JSON: {error}") from error
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a manifest: {error!r}") from error
 
 

@@ -66,8 +66,12 @@ def _manifest(path: Path) -> Manifest:
         return Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise PackageError(f"{path} is no package: it has no {MANIFEST}; make one with mistralrs-compile") from error
-    except (OSError, ValueError) as error:
-        raise PackageError(f"{path / MANIFEST} cannot be used: {error}") from error
+    except NotADirectoryError as error:
+        raise PackageError(f"{path} is a file, and a package is a folder: make one with mistralrs-compile") from error
+    except OSError as error:
+        raise PackageError(f"{path / MANIFEST} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise PackageError(f"{path / MANIFEST} cannot be used: {error}: {CHECK}") from error
 
 
 def _is_inside(folder: Path, name: str) -> bool:

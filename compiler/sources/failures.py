@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ def hub_failures(repository: Repository, access: Access) -> Iterator[None]:
         raise _answered(error, errors, repository, access) from error
     except (errors.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise UnreachableError(
-            f"{repository.endpoint} cannot be reached ({_reason(error)}): check the connection, HF_ENDPOINT and "
-            "proxies, or give a local folder."
+            f"there is no local path {repository.name}, and {repository.endpoint} cannot be reached "
+            f"({_reason(error)}): check the path, or else the connection, HF_ENDPOINT and proxies."
         ) from error
     except OSError as error:
         raise _on_disk(error, repository.cache) from error
@@ -78,7 +79,8 @@ def _answered(error: Any, errors: Any, repository: Repository, access: Access) -
 
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(cause).strip())
+    return text.splitlines()[0] if text else type(cause).__name__
 
 
 def _on_disk(error: OSError, cache: Path) -> CompileError:

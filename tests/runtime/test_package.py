@@ -34,6 +34,10 @@ def test_a_good_package_opens(package: Path) -> None:
 def test_a_folder_without_manifest_is_no_package(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match=r"has no manifest\.json"):
         open_package(tmp_path)
+    file = tmp_path / "model.gguf"
+    file.touch()
+    with pytest.raises(PackageError, match="is a file, and a package is a folder: make one with mistralrs-compile"):
+        open_package(file)
 
 
 def test_a_shorter_file_is_always_found(package: Path) -> None:
@@ -78,5 +82,5 @@ def test_graphs_that_the_manifest_does_not_list_are_refused(package: Path) -> No
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1}', '{"schema": 2}', "\x00"])
 def test_a_manifest_that_is_none(package: Path, text: str) -> None:
     (package / MANIFEST).write_text(text)
-    with pytest.raises(PackageError, match="manifest"):
+    with pytest.raises(PackageError, match=r"manifest.*compile the model again"):
         open_package(package)
