@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import signal
@@ -23,6 +24,8 @@ from .model import Model
 from .requantize import Requantize, Requantizer
 from .request_log import RequestLog
 from .streams import Bridge
+
+logger = logging.getLogger("sanic.error")
 
 FAREWELL = 2.0  # seconds for answers that were cut off, and for closing connections
 FORCED = 130  # exit code of whoever asks twice
@@ -45,7 +48,8 @@ class ServerOptions:
 class Server:
     """Serves one model. Binds its port at once, and answers 503 there until `load` returned.
 
-    `requantize` makes the model that /re_isq asks for. Raises OSError when the port cannot be had, and LogFileError.
+    `requantize` makes the model that /re_isq asks for. `on_stop`: called once when it is asked to stop, so that `load`
+    can give up. Raises OSError when the port cannot be had, and LogFileError.
     """
 
     def __init__(
@@ -54,8 +58,10 @@ class Server:
         options: ServerOptions,
         on_ready: Callable[[Model], None] = lambda _: None,
         requantize: Requantize | None = None,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self._load = load
+        self._on_stop = on_stop
         self._requantize = requantize
         self._options = options
         self._on_ready = on_ready
@@ -122,13 +128,15 @@ class Server:
 
     def _handle_signals(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
             os._exit(FORCED)
         self._stopping.set()
+        self._on_stop()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -137,9 +145,13 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def listen(app: App, bound: socket.socket) -> AsyncioServer:
-    server = await app.create_server(
-        sock=bound, access_log=False, return_asyncio_server=True, asyncio_server_kwargs={"start_serving": False}
-    )
+    logger.disabled = True  # it would advise terminals to turn debugging on
+    try:
+        server = await app.create_server(
+            sock=bound, access_log=False, return_asyncio_server=True, asyncio_server_kwargs={"start_serving": False}
+        )
+    finally:
+        logger.disabled = False
     assert server is not None
     await server.startup()  # type: ignore[no-untyped-call]
     await server.start_serving()  # type: ignore[no-untyped-call]

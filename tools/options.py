@@ -244,19 +244,25 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class CompiledNow:
-    """Locates the package of a checkpoint, which can be compiled in another way too."""
+    """Locates the package of a checkpoint, which can be compiled in another way too.
+
+    `is_stopped`: whether nobody waits for it any longer.
+    """
 
     chosen: Chosen
     tgt_non_granular_index: int | None = None
     repeat_last_n: int | None = None
     draft: Draft | None = None
+    is_stopped: Callable[[], bool] = bool
 
     def __call__(self) -> Found:
+        """Raises CompileError, and StoppedError when it is stopped."""
         from mistralrs_onnx.cache import cached  # slow to import
 
-        from .progress import compile_progress
+        from .progress import compile_progress, stopping
 
-        with compile_progress(silent=False) as report:
+        with compile_progress(silent=False) as shown:
+            report = stopping(shown, self.is_stopped)
             located = self.chosen.source.locate(self.chosen.options, report)
             package = cached(located, report)
             speculate = None if self.draft is None else self.draft(report)

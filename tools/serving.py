@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Event
 
 import click
 
@@ -18,7 +19,7 @@ from mistralrs_onnx.server.model import Model
 from .adapter_options import adapted
 from .interactive import chat
 from .options import CompiledNow, Locate, load_found
-from .progress import compile_progress
+from .progress import StoppedError, compile_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ def start(wanted: Wanted, locate: Locate) -> None:
 
 
 def serve(wanted: Wanted, locate: Locate) -> None:
+    stopped = Event()
+    if isinstance(locate, CompiledNow):
+        locate = replace(locate, is_stopped=stopped.is_set)
     options, loader = wanted.server, Loader(locate, wanted.loading)
     try:
         server = Server(
@@ -47,12 +51,16 @@ def serve(wanted: Wanted, locate: Locate) -> None:
             options,
             lambda model: click.echo(greeting(server.url, model)),
             loader.requantize if isinstance(locate, CompiledNow) else None,
+            stopped.set,
         )
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # what follows repeats the address
         message = f"cannot listen on {options.host}:{options.port}: {reason}. Choose another with --host and -p."
         raise click.ClickException(message) from error
-    server.run()
+    try:
+        server.run()
+    except StoppedError:
+        click.echo("Stopped while the model was compiled.", err=True)
 
 
 class Loader:

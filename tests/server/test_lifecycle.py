@@ -142,7 +142,7 @@ def start_process(pause: float) -> tuple[subprocess.Popen[str], int]:
     return process, int(process.stdout.readline())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_drains_and_ends_with_success(number: signal.Signals) -> None:
     process, port = start_process(pause=0.05)
     with process:
@@ -150,6 +150,26 @@ def test_a_signal_drains_and_ends_with_success(number: signal.Signals) -> None:
         process.send_signal(number)
         assert response.read().endswith(b"data: [DONE]\n\n")
         assert process.wait(GUARD) == 0
+
+
+def test_who_loads_is_told_that_nobody_waits() -> None:
+    stopped = threading.Event()
+
+    def load() -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(GUARD)
+        raise ValueError("given up")
+
+    with pytest.raises(ValueError, match="given up"):
+        Server(load, ServerOptions(port=0), on_stop=stopped.set).run()
+
+
+def test_a_terminal_gets_no_advice_of_libraries(
+    serve: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sanic.mixins.startup.is_atty", lambda: True)
+    serve()
+    assert caplog.text == ""
 
 
 def test_a_second_signal_ends_at_once() -> None:

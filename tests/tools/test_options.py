@@ -12,16 +12,19 @@ from click.testing import CliRunner
 from mistralrs_onnx.adapter_source import LocatedAdapters
 from mistralrs_onnx.adapters import AdapterOptions
 from mistralrs_onnx.compiler.adapters.files import AdapterFiles
-from mistralrs_onnx.compiler.compile import compile_gguf
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.runtime.adapter_registry import AdapterCaps
 from mistralrs_onnx.runtime.engine import EngineOptions
+from mistralrs_onnx.source import ModelSource
 from mistralrs_onnx.speculate import LARGEST_DRAFT, SpeculateOptions
 from mistralrs_onnx.tools.adapter_options import Found, adapted
-from mistralrs_onnx.tools.options import chosen, run_options
+from mistralrs_onnx.tools.options import CompiledNow, chosen, run_options
 from mistralrs_onnx.tools.params import Size
+from mistralrs_onnx.tools.progress import StoppedError
 from mistralrs_onnx.tools.speculate_options import speculate_note
+from mistralrs_onnx.which import Chosen
 
 
 @click.command()
@@ -174,3 +177,15 @@ def test_caps_of_nothing_are_a_mistake(folder: Path, tiny_llama: Any) -> None:
     with pytest.raises(CompileError, match="add --lora-modules or --adapter-root"):
         adapted(capped, Found(compile_gguf(tiny_llama(folder / "tiny.gguf").write(), folder / "package")))
     assert adapted(LoadOptions(), Found(folder)) == LoadOptions()
+
+
+def test_a_compile_that_nobody_waits_for_leaves_nothing(
+    tiny_llama: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("MISTRALRS_CACHE", str(cache))
+    tiny_llama(tmp_path / "tiny.gguf").write()
+    wanted = Chosen(ModelSource("gguf", str(tmp_path), "tiny.gguf"), CompileOptions())
+    with pytest.raises(StoppedError):
+        CompiledNow(wanted, is_stopped=lambda: True)()
+    assert not [path for path in cache.rglob("*") if "tiny" in path.name]
