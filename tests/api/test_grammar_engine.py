@@ -79,7 +79,7 @@ def answer_in(box: queue.SimpleQueue[Output]) -> Answer:
 def check(models: tuple[Model, Model], kind: str, values: list[Any]) -> list[tuple[Any, str]]:
     """Values and finished texts."""
     plain, lookup = models
-    max_tokens = 120 if len(values) > 50 else 40
+    max_tokens = 120 if len(values) > 50 else 24
     found = answers(plain, kind, values, max_tokens)
     assert answers(lookup, kind, values, max_tokens) == found, "guesses change no token"
     stats = lookup.engine.stats()
@@ -88,7 +88,7 @@ def check(models: tuple[Model, Model], kind: str, values: list[Any]) -> list[tup
     finished = [
         (value, answer.text) for value, answer in zip(values, found, strict=True) if answer.finish_reason == "stop"
     ]
-    assert len(finished) > len(values) / 2
+    assert len(finished) >= len(values) / 3
     return finished
 
 
@@ -103,7 +103,7 @@ def check_regexes(models: tuple[Model, Model], count: int) -> None:
 
 
 def test_schemas(models: tuple[Model, Model]) -> None:
-    check_schemas(models, 10)
+    check_schemas(models, 6)
 
 
 def test_regexes(models: tuple[Model, Model]) -> None:

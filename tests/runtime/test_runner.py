@@ -55,7 +55,7 @@ def check_random_chunkings(runner: OrtRunner, length: int, count: int) -> None:
 
 
 def test_random_chunkings_equal_the_whole(runner: OrtRunner) -> None:
-    check_random_chunkings(runner, 257, 12)
+    check_random_chunkings(runner, 257, 6)
 
 
 @pytest.mark.full
