@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import read_golden
+from tiny_models import write_folder
 from tiny_runners import chat, chat_request, complete, tiny_runner, tiny_which
+from tiny_xlora import write_xlora
 
+from mistralrs_onnx.compiler.adapters.xlora import ToMix
+from mistralrs_onnx.compiler.errors import CompileError
+from mistralrs_onnx.compiler.sources.token_source import TokenSource
 from mistralrs_onnx.drawing import asked
 from mistralrs_onnx.requests import CompletionRequest
 from mistralrs_onnx.runner import Runner
 from mistralrs_onnx.selector import GLOBAL, INTEGERS, KINDS, read_selector
-from mistralrs_onnx.which import AnyWhich, Which, chosen, non_granular_index
+from mistralrs_onnx.which import AnyWhich, Architecture, Which, chosen, non_granular_index
 
 CHOICES = {name: kind for name, kind in vars(Which).items() if isinstance(kind, type) and name != "VisionPlain"}
 NO_END = {97: -100.0}
@@ -58,6 +64,37 @@ def test_another_tokenizer_is_that_of_the_model(
         Path(name).touch()
     source, options = chosen(which)
     assert source.locate(options).options.reading.tokenizer == Path("other")
+
+
+def test_architecture_and_order_are_taken(tmp_path: Path) -> None:
+    llama = read_golden()["llama"].model
+    base = str(write_folder(llama, tmp_path / "base"))
+    mixed = write_xlora(tmp_path / "mixed", {"model.layers.0.mlp.up_proj": (8, 8)}, 8, base=base)
+    which = Which.XLora(Architecture.Mistral, str(mixed.folder), str(mixed.ordering), model_id=base)
+    source, options = chosen(which)
+    located = source.locate(options)
+    assert located.options.xlora == ToMix(mixed.folder, mixed.ordering)
+    with located.open() as checkpoint:
+        assert checkpoint.arch.name == "mistral"
+
+
+def test_the_hub_is_shown_the_token_that_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_with = []
+
+    def fetch(model: str, token_source: TokenSource, **how: Any) -> Path:
+        asked_with.append(token_source)
+        raise CompileError("enough")
+
+    monkeypatch.setattr("mistralrs_onnx.source.locate", fetch)
+    with pytest.raises(ValueError, match="enough"):
+        Runner(Which.Plain("acme/tiny"), token_source="env:MINE")
+    assert asked_with == [TokenSource("env", "MINE")]
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_model_knows_whether_prompts_are_cut(which: Which.GGUF, truncate: bool) -> None:
+    with tiny_runner(which, truncate_sequence=truncate) as runner:
+        assert model_of(runner).truncate_sequence is truncate
 
 
 @pytest.mark.parametrize(
