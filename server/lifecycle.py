@@ -128,9 +128,9 @@ class Server:
 
     def _handle_signals(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-                    asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+            is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup, when a terminal closes
+            for number in (signal.SIGINT, signal.SIGTERM, *([] if is_kept else [signal.SIGHUP])):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:
         if self._stopping.is_set():
