@@ -57,6 +57,13 @@ class EngineArgs:
     adapters: Mapping[str, str | Path] = field(default_factory=dict)
     options: LoadOptions | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | Path | AnyWhich):
+            raise TypeError(f"model must be a text, a path or a Which, got {self.model!r:.64}")
+        for name, value in {"max_model_len": self.max_model_len, "max_num_seqs": self.max_num_seqs}.items():
+            if not isinstance(value, int | None):
+                raise TypeError(f"{name} must be an int, got {value!r:.64}")
+
     def open(self, report: Report = quiet) -> Model:
         """Compiles what has to be, and loads it. Raises CompileError and PackageError."""
         if isinstance(self.model, AnyWhich):

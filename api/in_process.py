@@ -150,6 +150,8 @@ class InProcess:
     def _made(self, prompt: Encoded, params: SamplingParams | None, adapter: Adapters) -> Job:
         if self._is_closed:
             raise closed()
+        if not isinstance(params, SamplingParams | None):
+            raise TypeError(f"sampling_params must be SamplingParams, got {params!r:.64}")
         return make_job(self.model, prompt, params or self.get_default_sampling_params(), adapter)
 
     def _answering(self, job: Job, request_id: str | None = None) -> Answering:

@@ -41,7 +41,9 @@ class Encoded(NamedTuple):
 
 
 def prompt_list(prompts: Prompts) -> list[Prompt]:
-    """One prompt as a list of it."""
+    """One prompt as a list of it. Raises RequestError for what is none."""
+    if not isinstance(prompts, str | Mapping | Sequence):
+        raise RequestError(f"{FORMS}, got {prompts!r:.64}", param="prompt")
     is_one = isinstance(prompts, str | Mapping) or (len(prompts) > 0 and _are_ids(prompts))
     return cast(list[Prompt], [prompts] if is_one else list(prompts))
 

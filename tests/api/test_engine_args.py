@@ -83,6 +83,18 @@ def test_mistakes_are_named(gguf: Path, said: dict[str, Any], message: str) -> N
         EngineArgs(gguf, **said).open()
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"model": 3}, "model must be a text, a path or a Which, got 3"),
+        ({"model": "demo", "max_num_seqs": "4"}, "max_num_seqs must be an int, got '4'"),
+    ],
+)
+def test_other_types_are_refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        EngineArgs(**said)
+
+
 def test_a_repository_that_is_not_here_is_not_asked_for_offline(gguf: Path) -> None:
     with pytest.raises(CompileError, match="not in"):
         EngineArgs("acme/nothing", offline=True).open()

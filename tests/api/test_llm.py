@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from golden import read_golden
@@ -227,6 +227,8 @@ def test_one_bad_prompt_ends_the_others(llm: LLM) -> None:
         llm.generate([*PROMPTS, "a" * 300], SamplingParams(max_tokens=100))
     with pytest.raises(RequestError, match="there is no adapter 'sql'"):
         llm.generate("a", adapter="sql")
+    with pytest.raises(TypeError, match=r"sampling_params must be SamplingParams, got \{'temperature': 1\}"):
+        llm.generate("a", cast(Any, {"temperature": 1}))
     settle(llm)
 
 

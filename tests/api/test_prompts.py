@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -65,3 +65,8 @@ def test_each_form_is_read(prompt: Any, expected: Encoded) -> None:
 def test_other_forms_are_refused(prompt: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         encoded(prompt, Letters())
+
+
+def test_what_is_no_prompt_is_refused_as_a_list_too() -> None:
+    with pytest.raises(RequestError, match=r"a prompt is a text, a list of token ids, .*, got 3"):
+        prompt_list(cast(Any, 3))
