@@ -56,7 +56,7 @@ EMIT = option(
 @checkpoint_options()
 def main() -> None:
     """Compile a language model checkpoint into a package of ONNX graphs and one weight file."""
-    set_up_logging()
+    set_up_logging(dated=False)
 
 
 def run(_: None, chosen: Chosen, selected: Selected) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mistralrs_onnx.runtime.errors import RequestError
 
 from .answering import Model
 from .chat_commands import EXIT, perform
@@ -11,12 +14,21 @@ from .chat_input import ReadLine, piped_line, read_message
 from .conversation import Conversation
 from .screen import standard_output
 
+if TYPE_CHECKING:
+    from mistralrs_onnx.model import Model as Loaded
+
 GREETING = "/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves."
 
 
 def chat(model: Model, history: Path | None = None) -> None:
     """Talks on standard input and output until the input ends. `history`: a file to keep in it what was typed."""
     talk(Conversation(model, standard_output()), history)
+
+
+def check_template(model: Loaded) -> None:
+    """Raises RequestError."""
+    if model.chat_template is None:
+        raise RequestError(f"{model.name} has no chat template, so it cannot chat: have it continue texts, without -i")
 
 
 def talk(conversation: Conversation, history: Path | None = None, first: str | None = None) -> None:

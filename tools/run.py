@@ -15,14 +15,13 @@ from rich.console import Console
 
 from mistralrs_onnx.cache import cache_folder
 from mistralrs_onnx.model import LoadOptions, Model
-from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
 from .answering import recommended
 from .command_line import CONFIG, EVERYTHING, SETTINGS, Command
 from .conversation import Conversation
 from .failures import reported
-from .interactive import talk
+from .interactive import check_template, talk
 from .logs import set_up_logging
 from .model_argument import find_model
 from .one_shot import Asked, answer_once
@@ -109,7 +108,7 @@ def run(ctx: click.Context, model: str, prompt: str | None) -> None:
     mistralrs-onnx run demo "Why is the sky blue?"
     git diff | mistralrs-onnx run package --system "Write a commit message." > message
     """
-    set_up_logging()
+    set_up_logging(dated=False)
     values = said(ctx)
     interactive, system, adapters = values["interactive"], values["system"], values["adapters"]
     shape = Shape(interactive, values["no_history"], values["raw"], values["json"], values["stats"])
@@ -186,8 +185,7 @@ def loaded(text: str, loading: LoadOptions) -> Iterator[tuple[Model, float]]:
 
 def conversation(model: Model, wanted: Asked) -> Conversation:
     """Raises RequestError."""
-    if model.chat_template is None:
-        raise RequestError(f"{model.name} has no chat template and cannot chat: ask it once, without -i")
+    check_template(model)
     params = SamplingParams(**{**recommended(model), **wanted.params})
     rules = None if wanted.grammar is None else model.grammar(wanted.grammar)
     return Conversation(model, standard_output(), wanted.system, params, wanted.adapters, rules)

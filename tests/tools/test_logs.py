@@ -68,3 +68,10 @@ def test_loggers_of_others_are_left_alone() -> None:
     before = root.level, root.handlers[:]
     set_up_logging()
     assert (root.level, root.handlers) == before
+
+
+def test_who_sits_before_it_reads_no_dates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("MISTRALRS_DEBUG", raising=False)
+    set_up_logging(dated=False)
+    logging.getLogger(f"{PACKAGE}.compiler").warning("%d matrices fell back", 3)
+    assert capsys.readouterr().err == "warning: 3 matrices fell back\n"
