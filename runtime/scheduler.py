@@ -210,6 +210,6 @@ def _check_limits(runner: Runner, limits: Limits) -> None:
     needed = rows_for(limits.max_model_len) * runner.token_bytes
     if limits.kv_mem is not None and limits.kv_mem < needed:
         raise ValueError(
-            f"a request of max_model_len {limits.max_model_len} needs {needed} bytes of KV cache, "
-            f"kv_mem is {limits.kv_mem}: raise kv_mem or lower max_model_len"
+            f"a request of max_model_len {limits.max_model_len} needs {needed:,} bytes of KV cache, "
+            f"kv_mem is {limits.kv_mem:,}: raise kv_mem or lower max_model_len"
         )

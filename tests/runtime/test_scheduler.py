@@ -126,7 +126,7 @@ def test_a_waiting_request_is_removed_without_a_trace(fake: Any, make: Callable[
         (Limits(21, 100), "needs as many slots"),
         (Limits(1, 5000), "exceeds a slot's"),
         (Limits(0, 100), "at least 1"),
-        (Limits(1, 100, kv_mem=12_799), "needs 12800 bytes of KV cache, kv_mem is 12799"),
+        (Limits(1, 100, kv_mem=12_799), "needs 12,800 bytes of KV cache, kv_mem is 12,799"),
     ],
 )
 def test_limits_that_cannot_be_kept_are_refused(fake: Any, limits: Limits, words: str) -> None:
