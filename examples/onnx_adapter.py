@@ -20,7 +20,9 @@ for name in sys.argv[3:4]:
     options.add_active_adapter(adapter)
 
 tokenizer = Tokenizer.from_file(str(package / "tokenizer.json"))
-session = ort.InferenceSession(str(package / "model.onnx"), providers=["CPUExecutionProvider"])
+quiet = ort.SessionOptions()
+quiet.log_severity_level = 3  # else a warning for each matrix: an adapter may replace it, so it is not folded
+session = ort.InferenceSession(str(package / "model.onnx"), quiet, providers=["CPUExecutionProvider"])
 past_inputs = [i for i in session.get_inputs() if i.name.startswith("past_key_values.")]
 past = {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in past_inputs}
 ids = tokenizer.encode(prompt).ids
