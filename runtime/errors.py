@@ -20,3 +20,7 @@ class RequestError(Exception):
 
 class PackageError(Exception):
     """A package cannot be loaded: the text says which file, what was expected, what was got, what to do."""
+
+
+class LibraryError(PackageError):
+    """No package can be loaded: ONNX Runtime is missing, or two builds of it are there."""

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .containers import Container
-from .errors import PackageError
+from .errors import LibraryError, PackageError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -44,10 +44,10 @@ def make_session(path: Path, num_threads: int | None = None) -> InferenceSession
 
 @cache
 def runtime_library() -> ModuleType:
-    """The module onnxruntime. Raises PackageError when it is missing, or two builds of it overwrite each other."""
+    """The module onnxruntime. Raises LibraryError when it is missing, or two builds of it overwrite each other."""
     installed = [name for name in BUILDS if _is_installed(name)]
     if len(installed) > 1:
-        raise PackageError(
+        raise LibraryError(
             "onnxruntime and onnxruntime-gpu overwrite each other: pip uninstall both, install one again"
         )
     # Before the import: it would note this computer's identity in the user's cache and report it to its makers.
@@ -55,9 +55,9 @@ def runtime_library() -> ModuleType:
     try:
         library = import_module("onnxruntime")
     except ImportError as error:
-        raise PackageError(f"onnxruntime cannot be imported ({error}): pip install 'mistralrs-onnx[cpu]'") from error
+        raise LibraryError(f"onnxruntime cannot be imported ({error}): pip install 'mistralrs-onnx[cpu]'") from error
     if tuple(map(int, library.__version__.split(".")[:2])) < OLDEST:
-        raise PackageError(f"onnxruntime {library.__version__} is too old: pip install 'mistralrs-onnx[cpu]'")
+        raise LibraryError(f"onnxruntime {library.__version__} is too old: pip install 'mistralrs-onnx[cpu]'")
     return library
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.errors import LibraryError, PackageError, RequestError
 
 OTHER, NO_ROOM, BAD_MODEL, INTERRUPTED = 1, 3, 4, 130  # click itself ends with 2 for wrong usage
 
@@ -21,6 +21,8 @@ def reported() -> Iterator[None]:
     """Ends the process when the block raises one of our errors."""
     try:
         yield
+    except LibraryError as error:
+        _end(str(error), OTHER)
     except (CompileError, PackageError) as error:
         _end(str(error), BAD_MODEL)
     except RequestError as error:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.errors import LibraryError, RequestError
 from mistralrs_onnx.tools.failures import BAD_MODEL, INTERRUPTED, OTHER, ended_as_interrupted, reported
 
 
@@ -15,6 +15,7 @@ from mistralrs_onnx.tools.failures import BAD_MODEL, INTERRUPTED, OTHER, ended_a
     ("error", "line", "code"),
     [
         (CompileError("no model"), "error: no model\n", BAD_MODEL),
+        (LibraryError("no ONNX Runtime"), "error: no ONNX Runtime\n", OTHER),
         (RequestError("too long"), "error: too long\n", OTHER),
         (KeyboardInterrupt(), "error: interrupted\n", INTERRUPTED),
     ],
