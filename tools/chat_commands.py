@@ -118,7 +118,8 @@ def _stats(conversation: Conversation, text: str) -> None:
         lines.append(
             f"last answer: {answer.speed}; {usage.cached_tokens} of {usage.prompt_tokens} prompt tokens reused"
         )
-    lines.append(f"since the start: {conversation.num_answers} answers, {conversation.num_tokens} tokens")
+    answers = f"{conversation.num_answers} answer{'s' if conversation.num_answers != 1 else ''}"
+    lines.append(f"since the start: {answers}, {conversation.num_tokens} tokens")
     lines.append(", ".join(_shown(conversation.params, name) for name in SHOWN))
     for line in lines:
         conversation.screen.note(line)
