@@ -17,7 +17,7 @@ from mistralrs_onnx.runtime.core import Runner
 from mistralrs_onnx.runtime.draft_model import CHUNK as DRAFT_CHUNK
 from mistralrs_onnx.runtime.draft_model import DraftModel
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
-from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.errors import PackageError, RequestError, RoomError
 from mistralrs_onnx.runtime.generation import Defaults, read_defaults
 from mistralrs_onnx.runtime.grammar.compiler import Grammar, GrammarCompiler
 from mistralrs_onnx.runtime.grammar.masks import MaskWorker
@@ -300,6 +300,8 @@ def _engine(
     try:
         options = replace(options, kv_mem=kv_mem)
         return Engine(runner, tokenizer, ends, manifest.context_length, options, speculation, worker)
+    except RoomError:
+        raise
     except ValueError as error:
         raise PackageError(str(error)) from error
 

@@ -24,3 +24,7 @@ class PackageError(Exception):
 
 class LibraryError(PackageError):
     """No package can be loaded: ONNX Runtime is missing, or two builds of it are there."""
+
+
+class RoomError(PackageError, ValueError):
+    """Keys and values of the longest request that is allowed do not fit into the memory that is theirs."""

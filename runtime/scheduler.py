@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .core import Row, Runner
+from .errors import RoomError
 from .prefix_cache import PrefixCache, rows_for
 from .request import Request
 
@@ -209,7 +210,7 @@ def _check_limits(runner: Runner, limits: Limits) -> None:
         raise ValueError(f"max_model_len {limits.max_model_len} exceeds a slot's {runner.capacity} tokens: lower it")
     needed = rows_for(limits.max_model_len) * runner.token_bytes
     if limits.kv_mem is not None and limits.kv_mem < needed:
-        raise ValueError(
+        raise RoomError(
             f"a request of max_model_len {limits.max_model_len} needs {needed:,} bytes of KV cache, "
             f"kv_mem is {limits.kv_mem:,}: raise kv_mem or lower max_model_len"
         )

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.runtime.errors import LibraryError, PackageError, RequestError
+from mistralrs_onnx.runtime.errors import LibraryError, PackageError, RequestError, RoomError
 
 OTHER, NO_ROOM, BAD_MODEL, INTERRUPTED = 1, 3, 4, 130  # click itself ends with 2 for wrong usage
 
@@ -23,6 +23,8 @@ def reported() -> Iterator[None]:
         yield
     except LibraryError as error:
         _end(str(error), OTHER)
+    except RoomError as error:
+        _end(str(error), NO_ROOM)
     except (CompileError, PackageError) as error:
         _end(str(error), BAD_MODEL)
     except RequestError as error:

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from mistralrs_onnx.compiler.errors import CompileError
-from mistralrs_onnx.runtime.errors import LibraryError, RequestError
-from mistralrs_onnx.tools.failures import BAD_MODEL, INTERRUPTED, OTHER, ended_as_interrupted, reported
+from mistralrs_onnx.runtime.errors import LibraryError, RequestError, RoomError
+from mistralrs_onnx.tools.failures import BAD_MODEL, INTERRUPTED, NO_ROOM, OTHER, ended_as_interrupted, reported
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from mistralrs_onnx.tools.failures import BAD_MODEL, INTERRUPTED, OTHER, ended_a
     [
         (CompileError("no model"), "error: no model\n", BAD_MODEL),
         (LibraryError("no ONNX Runtime"), "error: no ONNX Runtime\n", OTHER),
+        (RoomError("too small"), "error: too small\n", NO_ROOM),
         (RequestError("too long"), "error: too long\n", OTHER),
         (KeyboardInterrupt(), "error: interrupted\n", INTERRUPTED),
     ],
