@@ -14,10 +14,10 @@ from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.compiler.sources.token_source import parse_token_source
 from mistralrs_onnx.compiler.templates.find import find_template
 
-from .adapter_source import AdapterSource
-from .finding import find_source, is_package
-from .source import ModelSource
-from .xlora_source import XLoraSource
+from .sources.adapter_source import AdapterSource
+from .sources.finding import find_source, is_package
+from .sources.source import ModelSource
+from .sources.xlora_source import XLoraSource
 
 Place = str | Path
 

@@ -17,12 +17,12 @@ from mistralrs_onnx.compiler.sources.token_source import parse_token_source
 from mistralrs_onnx.compiler.templates.find import find_template
 from mistralrs_onnx.runtime.engine_options import EngineOptions
 
-from .adapter_source import LocatedAdapters
 from .adapters import AdapterOptions
-from .cache import cached
-from .finding import find_source, is_package
+from .caching.cache import cached
 from .model import LoadOptions, Model, load
-from .source import Located
+from .sources.adapter_source import LocatedAdapters
+from .sources.finding import find_source, is_package
+from .sources.source import Located
 from .which import AnyWhich, Defaults, chosen, non_granular_index
 
 SAID_OF_CHECKPOINTS = ("filename", "tokenizer", "chat_template", "revision", "isq", "dtype")

@@ -9,9 +9,9 @@ from mistralrs_onnx.compiler.isq_map import parse_type
 from mistralrs_onnx.compiler.progress import Report, quiet
 
 from .adapters import Adapters
-from .cache import cached_package
+from .caching.cache import cached_package
 from .model import LoadOptions, Model, load
-from .source import ModelSource
+from .sources.source import ModelSource
 
 
 def re_isq(

@@ -21,15 +21,15 @@ from mistralrs_onnx.compiler.templates.find import find_template
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.errors import RequestError
 
-from .adapter_source import LocatedAdapters
 from .adapters import AdapterOptions
 from .answers import ChatCompletionStream, chat_response, completion_response
-from .cache import cached
+from .caching.cache import cached
 from .drawing import Drawing, asked, without_adapters
 from .model import LoadOptions, Model, load
 from .re_isq import re_isq
 from .requests import AnyRequest, ChatCompletionRequest, CompletionRequest, as_value_errors
 from .responses import ChatCompletionResponse, CompletionResponse
+from .sources.adapter_source import LocatedAdapters
 from .speculate import SpeculateOptions
 from .which import AnyWhich, Defaults, Which, chosen, non_granular_index
 

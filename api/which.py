@@ -11,10 +11,10 @@ from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.sources.token_source import CACHED, TokenSource
 
-from .adapter_source import AdapterSource
-from .cache import DEMO_FILE, demo_source
-from .source import Kind, ModelSource
-from .xlora_source import XLoraSource
+from .caching.cache import DEMO_FILE, demo_source
+from .sources.adapter_source import AdapterSource
+from .sources.source import Kind, ModelSource
+from .sources.xlora_source import XLoraSource
 
 REPEAT_LAST_N = 64
 

@@ -75,7 +75,9 @@ def test_the_runtime_loads_no_compiler_and_no_onnx() -> None:
 
 
 def test_compiling_loads_no_web_framework_and_no_runtime_library() -> None:
-    loaded = reached(f"{PACKAGE}.tools.compile, {PACKAGE}.tools.making, {PACKAGE}.tools.choosing, {PACKAGE}.cache")
+    loaded = reached(
+        f"{PACKAGE}.tools.compile, {PACKAGE}.tools.making, {PACKAGE}.tools.cli.choosing, {PACKAGE}.caching.cache"
+    )
     assert not loaded & {*WEB, "onnxruntime"}
 
 

@@ -13,7 +13,7 @@ FOLDERS = ("api", "compiler", "graphs", "ops", "runtime", "server", "tools")
 def test_every_folder_with_code_is_a_listed_package() -> None:
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
     found = {path.parent.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
-    names = {"mistralrs_onnx" if str(p) == "api" else ".".join(["mistralrs_onnx", *p.parts]) for p in found}
+    names = {".".join(["mistralrs_onnx", *(part for part in path.parts if part != "api")]) for path in found}
     assert names == listed
 
 

@@ -15,19 +15,19 @@ from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.sessions import num_processors
 
-from .adapter_options import Found, adapted
-from .bench_results import Sheet, alone, compared, show
-from .checkpoints import Commands, checkpoint_options
-from .command_line import SETTINGS
-from .contest import compete
-from .failures import reported
-from .http_bench import http
-from .logs import set_up_logging
-from .measuring import BASE, Prompts, Turns, Workload, measure, repeat
-from .option import ABOUT, Command, Option, decorated, option, said, subject_of
-from .options import Locate, add_models, chosen, run_options
-from .peers import PEERS, Job, Peer, find_peers
-from .speculate_options import speculate_note
+from .benching.bench_results import Sheet, alone, compared, show
+from .benching.contest import compete
+from .benching.http_bench import http
+from .benching.measuring import BASE, Prompts, Turns, Workload, measure, repeat
+from .benching.peers import PEERS, Job, Peer, find_peers
+from .cli.adapter_options import Found, adapted
+from .cli.checkpoints import Commands, checkpoint_options
+from .cli.command_line import SETTINGS
+from .cli.failures import reported
+from .cli.logs import set_up_logging
+from .cli.option import ABOUT, Command, Option, decorated, option, said, subject_of
+from .cli.options import Locate, add_models, chosen, run_options
+from .cli.speculate_options import speculate_note
 
 EXAMPLES = """
 \b

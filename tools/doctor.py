@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 
 from mistralrs_onnx.compiler.sources.token_source import GRAMMAR, parse_token_source
-from mistralrs_onnx.diagnosis import Check, Status, diagnose
-from mistralrs_onnx.environment import Asked, gather
-from mistralrs_onnx.package_diagnosis import diagnose_package
-from mistralrs_onnx.package_trial import try_package
+from mistralrs_onnx.diagnosing.diagnosis import Check, Status, diagnose
+from mistralrs_onnx.diagnosing.environment import Asked, gather
+from mistralrs_onnx.diagnosing.package_diagnosis import diagnose_package
+from mistralrs_onnx.diagnosing.package_trial import try_package
 
-from .failures import OTHER, reported
-from .logs import set_up_logging
+from .cli.failures import OTHER, reported
+from .cli.logs import set_up_logging
 
 ALWAYS_READ = frozenset({"MISTRALRS_CACHE", "MISTRALRS_DEBUG", "MISTRALRS_TEST_MODELS"})
 COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red"}

@@ -12,13 +12,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from mistralrs_onnx.cache_places import packages_folder
-from mistralrs_onnx.inspecting import inspect_path
-from mistralrs_onnx.inspection import Inspection
-from mistralrs_onnx.package_files import Hashing, silent
+from mistralrs_onnx.caching.cache_places import packages_folder
+from mistralrs_onnx.inspecting.inspecting import inspect_path
+from mistralrs_onnx.inspecting.inspection import Inspection
+from mistralrs_onnx.inspecting.package_files import Hashing, silent
 from mistralrs_onnx.runtime.errors import PackageError
 
-from .failures import reported
+from .cli.failures import reported
 from .inspect_tables import sections
 from .sections import show
 

@@ -8,7 +8,7 @@ from math import prod
 from string import ascii_uppercase
 
 from mistralrs_onnx.compiler.sizes import size_text
-from mistralrs_onnx.inspection import Fact, FileFacts, GraphFacts, Inspection, PortFacts, TensorFacts
+from mistralrs_onnx.inspecting.inspection import Fact, FileFacts, GraphFacts, Inspection, PortFacts, TensorFacts
 
 from .layer_tree import Twig, ranges, tree, twigs
 from .sections import Row, Section

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mistralrs_onnx.inspection import TensorFacts
+from mistralrs_onnx.inspecting.inspection import TensorFacts
 
 DEEPEST = 12  # parts of a name; names come from files
 

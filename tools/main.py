@@ -12,7 +12,7 @@ from typing import NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
-from .failures import reported
+from .cli.failures import reported
 
 
 class Lazy(NamedTuple):

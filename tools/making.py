@@ -14,10 +14,10 @@ from mistralrs_onnx.compiler.dry_run import dry_run
 from mistralrs_onnx.compiler.estimate import Estimate, render, to_json
 from mistralrs_onnx.graphs.contract import ADAPTERS, PORTABLE_GRAPH
 from mistralrs_onnx.memory import available_memory
-from mistralrs_onnx.source import Located, ModelSource
+from mistralrs_onnx.sources.source import Located, ModelSource
 
-from .failures import NO_ROOM
-from .progress import compile_progress
+from .cli.failures import NO_ROOM
+from .cli.progress import compile_progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 import click
 from rich.console import Console
 
-from mistralrs_onnx.cache import cache_folder
+from mistralrs_onnx.caching.cache import cache_folder
 from mistralrs_onnx.model import LoadOptions, Model
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .answering import recommended
-from .command_line import CONFIG, EVERYTHING, SETTINGS, Command
-from .conversation import Conversation
-from .failures import reported
-from .interactive import check_template, talk
-from .logs import set_up_logging
-from .model_argument import find_model
-from .one_shot import Asked, answer_once
-from .option import decorated, option, said
-from .options import chosen, load_found, run_options
-from .sampling_options import asked, grammar, sampling_options
-from .screen import standard_output
+from .chatting.answering import recommended
+from .chatting.conversation import Conversation
+from .chatting.interactive import check_template, talk
+from .chatting.one_shot import Asked, answer_once
+from .chatting.screen import standard_output
+from .cli.command_line import CONFIG, EVERYTHING, SETTINGS, Command
+from .cli.failures import reported
+from .cli.logs import set_up_logging
+from .cli.model_argument import find_model
+from .cli.option import decorated, option, said
+from .cli.options import chosen, load_found, run_options
+from .cli.sampling_options import asked, grammar, sampling_options
 
 STDIN = "-"
 ROOT = "adapter_root"

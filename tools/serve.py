@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from .checkpoints import Commands, checkpoint_options
-from .command_line import SETTINGS
-from .failures import reported
-from .logs import set_up_logging
-from .option import Command, decorated, option, said
-from .options import Locate, add_models, chosen, run_options
+from .cli.checkpoints import Commands, checkpoint_options
+from .cli.command_line import SETTINGS
+from .cli.failures import reported
+from .cli.logs import set_up_logging
+from .cli.option import Command, decorated, option, said
+from .cli.options import Locate, add_models, chosen, run_options
 
 if TYPE_CHECKING:
     from .serving import Wanted

@@ -16,10 +16,10 @@ from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
 
-from .adapter_options import adapted
-from .interactive import chat
-from .options import CompiledNow, Locate, load_found
-from .progress import StoppedError, compile_progress
+from .chatting.interactive import chat
+from .cli.adapter_options import adapted
+from .cli.options import CompiledNow, Locate, load_found
+from .cli.progress import StoppedError, compile_progress
 
 
 @dataclass(frozen=True, slots=True)

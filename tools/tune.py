@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from mistralrs_onnx.cache import demo_source
+from mistralrs_onnx.caching.cache import demo_source
 from mistralrs_onnx.compiler.estimate import size_text
 from mistralrs_onnx.graphs.contract import KVDtype
 from mistralrs_onnx.memory import available_memory
@@ -19,14 +19,14 @@ from mistralrs_onnx.tuning import PROFILES, SLOWER, Candidate, Profile, Tuning, 
 from mistralrs_onnx.tuning import tune as compare
 from mistralrs_onnx.which import Chosen
 
-from .checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
-from .command_line import SETTINGS
-from .failures import NO_ROOM, reported
-from .logs import set_up_logging
-from .option import said
-from .params import Size
-from .progress import compile_progress
-from .selector_options import Selected
+from .cli.checkpoints import Commands, add_checkpoints, checkpoint_options, chosen_options
+from .cli.command_line import SETTINGS
+from .cli.failures import NO_ROOM, reported
+from .cli.logs import set_up_logging
+from .cli.option import said
+from .cli.params import Size
+from .cli.progress import compile_progress
+from .cli.selector_options import Selected
 from .tuned_config import command_line, config_text, said_keys, serving_keys
 
 EXAMPLES = """

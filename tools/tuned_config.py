@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.sources.source import ModelSource
 from mistralrs_onnx.tuning import Candidate, Tuning, Wish
 from mistralrs_onnx.which import Chosen
 

@@ -25,7 +25,7 @@ from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.sources.source import ModelSource
 
 LLAMA = read_golden()["llama"].model
 ENGINE = EngineOptions(max_seqs=2, max_model_len=64)

@@ -85,7 +85,7 @@ def test_the_hub_is_shown_the_token_that_was_said(monkeypatch: pytest.MonkeyPatc
         asked_with.append(token_source)
         raise CompileError("enough")
 
-    monkeypatch.setattr("mistralrs_onnx.source.locate", fetch)
+    monkeypatch.setattr("mistralrs_onnx.sources.source.locate", fetch)
     with pytest.raises(ValueError, match="enough"):
         Runner(Which.Plain("acme/tiny"), token_source="env:MINE")
     assert asked_with == [TokenSource("env", "MINE")]

@@ -10,7 +10,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.re_isq import re_isq
 from mistralrs_onnx.runtime.engine import EngineOptions
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.sources.source import ModelSource
 
 
 @pytest.fixture

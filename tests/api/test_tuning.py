@@ -14,7 +14,7 @@ from mistralrs_onnx.compiler.checkpoint import Checkpoint, Reading, open_folder,
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder, compile_gguf
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.compiler.isq_map import Rule, parse_type
-from mistralrs_onnx.package_trial import serving_memory
+from mistralrs_onnx.diagnosing.package_trial import serving_memory
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.tuning import CHOICES, CONTEXT, OURS, Candidate, Tuning, Wish, expert_shares, tune
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mistralrs_onnx.adapter_source import AdapterSource
 from mistralrs_onnx.compiler.archs import ARCHS
 from mistralrs_onnx.compiler.checkpoint import Reading
 from mistralrs_onnx.compiler.compile import CompileOptions
@@ -15,9 +14,10 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.compiler.isq_map import parse_type
 from mistralrs_onnx.compiler.sources.token_source import TokenSource
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.sources.adapter_source import AdapterSource
+from mistralrs_onnx.sources.source import ModelSource
+from mistralrs_onnx.sources.xlora_source import XLoraSource
 from mistralrs_onnx.which import AnyWhich, Architecture, Defaults, VisionArchitecture, Which, chosen, non_granular_index
-from mistralrs_onnx.xlora_source import XLoraSource
 
 FILE = ("files", "model.bin")
 ORDER = Path("order.json")

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from mistralrs_onnx.tools import bench, making, serve, serving
 from mistralrs_onnx.tools import compile as compiling
-from mistralrs_onnx.tools.options import CompiledNow, Made
+from mistralrs_onnx.tools.cli.options import CompiledNow, Made
 
 MAINS: dict[str, click.Group] = {"server": serve.main, "compile": compiling.main, "bench": bench.main}
 

@@ -15,9 +15,9 @@ from tiny_adapters import write_adapter
 
 from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.tools.bench import main
-from mistralrs_onnx.tools.bench_results import COLUMNS, Sheet, on_terminal, row
-from mistralrs_onnx.tools.measuring import Result as Measured
-from mistralrs_onnx.tools.measuring import Timing, Workload
+from mistralrs_onnx.tools.benching.bench_results import COLUMNS, Sheet, on_terminal, row
+from mistralrs_onnx.tools.benching.measuring import Result as Measured
+from mistralrs_onnx.tools.benching.measuring import Timing, Workload
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_terminal_of_80_columns_shows_every_number() -> None:
 def test_measuring_in_process_loads_no_web_framework() -> None:
     code = "import sys, mistralrs_onnx.tools.bench; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "mistralrs_onnx.tools.http_bench" in loaded
+    assert "mistralrs_onnx.tools.benching.http_bench" in loaded
     assert not set(loaded) & {"sanic", "httpx", "openai", "mistralrs_onnx.server"}
 
 

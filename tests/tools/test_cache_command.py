@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from mistralrs_onnx.cache import cached_package
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.caching.cache import cached_package
+from mistralrs_onnx.sources.source import ModelSource
 from mistralrs_onnx.tools import cache_command
 from mistralrs_onnx.tools.cache_command import age
 from mistralrs_onnx.tools.main import main

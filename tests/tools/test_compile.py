@@ -12,7 +12,7 @@ from tiny_adapters import linears, write_adapter
 from tiny_models import write_folder
 
 from mistralrs_onnx.graphs.contract import Manifest
-from mistralrs_onnx.tools.checkpoints import COMMANDS
+from mistralrs_onnx.tools.cli.checkpoints import COMMANDS
 from mistralrs_onnx.tools.compile import main
 
 

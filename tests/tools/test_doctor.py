@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mistralrs_onnx.compiler.compile import compile_gguf
-from mistralrs_onnx.diagnosis import Check
+from mistralrs_onnx.diagnosing.diagnosis import Check
 from mistralrs_onnx.tools.doctor import doctor, known_variables, render, summary, to_json
 
 FINE, ODD, BAD = (

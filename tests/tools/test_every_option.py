@@ -9,9 +9,9 @@ import click
 import pytest
 from command_lines import MAINS, handed_on, invoke
 
-from mistralrs_onnx.tools.command_line import CONFIG, HELP_ALL, PRINT_CONFIG
-from mistralrs_onnx.tools.option import long_names, variable
-from mistralrs_onnx.tools.params import Module, Size
+from mistralrs_onnx.tools.cli.command_line import CONFIG, HELP_ALL, PRINT_CONFIG
+from mistralrs_onnx.tools.cli.option import long_names, variable
+from mistralrs_onnx.tools.cli.params import Module, Size
 
 # Tested in test_command_line.py, and below.
 ELSEWHERE = {*CONFIG.opts, *HELP_ALL.opts, *PRINT_CONFIG.opts, "--version", "--num-device-layers"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mistralrs_onnx.inspection import FileFacts, GraphFacts, Inspection, PortFacts, TensorFacts
+from mistralrs_onnx.inspecting.inspection import FileFacts, GraphFacts, Inspection, PortFacts, TensorFacts
 from mistralrs_onnx.tools.inspect_tables import folded, part, sections
 from mistralrs_onnx.tools.sections import Section
 

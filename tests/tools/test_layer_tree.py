@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mistralrs_onnx.inspection import TensorFacts
+from mistralrs_onnx.inspecting.inspection import TensorFacts
 from mistralrs_onnx.tools.layer_tree import ranges, tree, twigs
 
 

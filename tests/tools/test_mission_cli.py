@@ -14,7 +14,7 @@ from command_lines import MAINS, handed_on, invoke
 
 from mistralrs_onnx.compiler.archs import find_arch
 from mistralrs_onnx.compiler.sources.token_source import TokenSource
-from mistralrs_onnx.tools.checkpoints import ALIASES
+from mistralrs_onnx.tools.cli.checkpoints import ALIASES
 
 
 class Handed(NamedTuple):

@@ -199,7 +199,7 @@ def test_an_interrupt_ends_it_with_130(package: str, monkeypatch: pytest.MonkeyP
         write("so far")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mistralrs_onnx.tools.one_shot.Answer.take", lambda answer, *rest: interrupted(*rest))
+    monkeypatch.setattr("mistralrs_onnx.tools.chatting.one_shot.Answer.take", lambda answer, *rest: interrupted(*rest))
     for options, said in (([], "so far"), (["--json"], "")):
         result = invoke(package, "ab", *options)
         assert (result.exit_code, result.stdout, result.stderr) == (130, said, "error: interrupted\n")

@@ -25,7 +25,7 @@ from tiny_xlora import write_xlora
 from xlora_serving import llama_modules
 
 from mistralrs_onnx.compiler.compile import compile_gguf
-from mistralrs_onnx.tools.checkpoints import COMMANDS
+from mistralrs_onnx.tools.cli.checkpoints import COMMANDS
 from mistralrs_onnx.tools.serve import main
 
 COMMAND = [sys.executable, "-c", "from mistralrs_onnx.tools.serve import main; main()"]

@@ -13,7 +13,7 @@ from golden import read_golden
 from tiny_models import write_folder
 
 from mistralrs_onnx.selector import read_selector
-from mistralrs_onnx.tools.checkpoints import COMMANDS
+from mistralrs_onnx.tools.cli.checkpoints import COMMANDS
 from mistralrs_onnx.tools.serve import main as serve
 from mistralrs_onnx.tools.tune import tune
 from mistralrs_onnx.tuning import CHOICES

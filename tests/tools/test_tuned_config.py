@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 import pytest
 
-from mistralrs_onnx.adapter_source import AdapterSource
 from mistralrs_onnx.compiler.checkpoint import Reading
 from mistralrs_onnx.compiler.compile import CompileOptions
 from mistralrs_onnx.selector import select
-from mistralrs_onnx.source import ModelSource
+from mistralrs_onnx.sources.adapter_source import AdapterSource
+from mistralrs_onnx.sources.source import ModelSource
+from mistralrs_onnx.sources.xlora_source import XLoraSource
 from mistralrs_onnx.tools.tuned_config import command_line, config_text, model_keys, said_keys, serving_keys
 from mistralrs_onnx.tuning import Candidate, Tuning, Wish
 from mistralrs_onnx.which import Chosen, chosen
-from mistralrs_onnx.xlora_source import XLoraSource
 
 ORDER = Path("/orders/one.json")
 PLAIN = ModelSource("plain", "me/model", revision="v1")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import click
 
-from mistralrs_onnx.tools.checkpoints import COMMANDS as CHECKPOINTS
-from mistralrs_onnx.tools.command_line import by_subject
+from mistralrs_onnx.tools.cli.checkpoints import COMMANDS as CHECKPOINTS
+from mistralrs_onnx.tools.cli.command_line import by_subject
+from mistralrs_onnx.tools.cli.option import ABOUT, subject_of
 from mistralrs_onnx.tools.main import COMMANDS, main
-from mistralrs_onnx.tools.option import ABOUT, subject_of
 
 from .text import block, code, table
 

@@ -8,9 +8,9 @@ import click
 
 from mistralrs_onnx.selector import KINDS, SHARED
 from mistralrs_onnx.tools.bench import main as bench
+from mistralrs_onnx.tools.cli.config_file import settable
+from mistralrs_onnx.tools.cli.option import long_names, variable
 from mistralrs_onnx.tools.compile import main as compile_
-from mistralrs_onnx.tools.config_file import settable
-from mistralrs_onnx.tools.option import long_names, variable
 from mistralrs_onnx.tools.serve import main as serve
 
 from .text import block, code, table

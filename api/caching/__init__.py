@@ -1,0 +1,1 @@
+"""Packages that were compiled on the way to something else."""

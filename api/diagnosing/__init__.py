@@ -1,0 +1,1 @@
+"""What is so on a machine, and what to do about it."""

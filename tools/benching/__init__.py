@@ -1,0 +1,1 @@
+"""Benchmarks: of ourselves, beside other engines, and of servers."""

@@ -1,0 +1,93 @@
+"""Times the sampler alone, setting by setting: `python -m mistralrs_onnx.tools.benching.sampler_bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import thread_time
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from mistralrs_onnx.runtime.masks import num_words
+from mistralrs_onnx.runtime.request import Request
+from mistralrs_onnx.runtime.sampler import Sampler
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+WARM = {"temperature": 0.8}
+PENALTIES = {"repetition_penalty": 1.1, "frequency_penalty": 0.1, "presence_penalty": 0.1, "repeat_last_n": 0}
+DRY = {"dry_multiplier": 0.8, "dry_sequence_breakers": (10, 11, 12, 13)}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "temperature": WARM,
+    "top-k 40": {**WARM, "top_k": 40},
+    "top-p 0.9": {**WARM, "top_p": 0.9},
+    "top-p 0.9, temperature 5": {"temperature": 5.0, "top_p": 0.9},
+    "min-p 0.05": {**WARM, "min_p": 0.05},
+    "typical-p 0.9": {**WARM, "typical_p": 0.9},
+    "top-k 40, top-p 0.9, min-p 0.05": {**WARM, "top_k": 40, "top_p": 0.9, "min_p": 0.05},
+    "greedy, penalties": {"temperature": 0, **PENALTIES},
+    "greedy, DRY": {"temperature": 0, **DRY},
+    "greedy, 1024 biases": {"temperature": 0, "logit_bias": dict.fromkeys(range(1024), 1.0)},
+    "greedy, 1000 allowed tokens": {"temperature": 0, "allowed_token_ids": frozenset(range(1000))},
+    "greedy, 256 bad words": {"temperature": 0, "bad_words": tuple((i, i + 1) for i in range(256))},
+    "greedy, mask": {"temperature": 0},
+    "top-p 0.9, mask": {**WARM, "top_p": 0.9},
+    "greedy, 20 logprobs": {"temperature": 0, "logprobs": 20},
+    "top-p 0.9, penalties": {**WARM, "top_p": 0.9, **PENALTIES},
+    "top-p 0.9, penalties, DRY, 20 logprobs": {**WARM, "top_p": 0.9, **PENALTIES, **DRY, "logprobs": 20},
+}
+
+
+def likely_logits(batch: int, vocab: int) -> NDArray[np.float32]:
+    """As models have them: a wide bell, and a few hundred tokens that stand out of it, ever fewer ever further."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2.5, (batch, vocab)).astype(np.float32)
+    for row in logits:
+        row[rng.choice(vocab, 300, replace=False)] += rng.exponential(4, 300).astype(np.float32) + 5
+    return logits
+
+
+def requests(batch: int, vocab: int, num_tokens: int, setting: Mapping[str, Any], *, masked: bool) -> list[Request]:
+    """Half of their tokens is output. A mask has every other token, in runs of random lengths."""
+    rng = np.random.default_rng(1)
+    made = []
+    for i in range(batch):
+        tokens = rng.zipf(1.3, num_tokens).clip(0, vocab - 1)
+        request = Request(i, tokens[: num_tokens // 2], SamplingParams(**setting), 10**6, i)
+        request.token_ids.extend(tokens[num_tokens // 2 :].tolist())
+        if masked:
+            request.mask = rng.integers(-(2**31), 2**31, num_words(vocab)).astype(np.int32)
+        made.append(request)
+    return made
+
+
+def milliseconds(logits: NDArray[np.float32], contexts: Sequence[Request], repeat: int) -> float:
+    """The least processor time that tokens and their probabilities took together: others may use the machine."""
+    sampler, times = Sampler(), []
+    for _ in range(repeat):
+        begun = thread_time()
+        sampler.logprobs(logits, contexts, sampler.sample(logits, contexts))
+        times.append(thread_time() - begun)
+    return 1000 * min(times)
+
+
+@click.command()
+@click.option("--batch", default=16, show_default=True, help="Rows sampled at once.")
+@click.option("--vocab", default=150_000, show_default=True, help="Tokens of the vocabulary.")
+@click.option("--context", default=2048, show_default=True, help="Tokens of each request so far, half of them output.")
+@click.option("--step", default=100.0, show_default=True, help="Milliseconds of a step, of which to tell the share.")
+@click.option("--repeat", default=50, show_default=True, help="Times, of which the fastest counts.")
+def main(batch: int, vocab: int, context: int, step: float, repeat: int) -> None:
+    """Prints what sampling costs in a step, as a Markdown table."""
+    logits = likely_logits(batch, vocab)
+    click.echo(f"| setting | ms | of a step of {step:g} ms |\n|---|--:|--:|")
+    for name, setting in SETTINGS.items():
+        contexts = requests(batch, vocab, context, setting, masked="mask" in name)
+        taken = milliseconds(logits, contexts, repeat)
+        click.echo(f"| {name} | {taken:.2f} | {100 * taken / step:.1f} % |")
+
+
+if __name__ == "__main__":
+    main()

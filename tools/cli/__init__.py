@@ -1,0 +1,1 @@
+"""What command lines have in common: options, where they come from, and how a command ends."""
