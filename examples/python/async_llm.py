@@ -21,7 +21,8 @@ async def main(model: str) -> None:
     async with AsyncLLM(model, max_model_len=256) as llm:
         await asyncio.gather(story(llm, "Ann"), story(llm, "Ben"))
 
-        async for output in llm.generate("Once upon a time", SamplingParams(max_tokens=200), request_id="long"):
+        params = SamplingParams(seed=1, ignore_eos=True, max_tokens=200)
+        async for output in llm.generate("Once upon a time", params, request_id="long"):
             if len(output.outputs[0].token_ids) >= 8:
                 await llm.abort("long")
         answer = output.outputs[0]
