@@ -51,7 +51,7 @@ class Package:
 
 def open_package(path: Path, *, verify: bool = False) -> Package:
     """Sizes are always checked, sha256 with `verify`. Raises PackageError."""
-    manifest = _manifest(path)
+    manifest = read_manifest(path)
     for name, record in manifest.files.items():
         _check(path, name, record, verify=verify)
     adapters = {record.file for record in manifest.adapters.values()}
@@ -61,7 +61,8 @@ def open_package(path: Path, *, verify: bool = False) -> Package:
     return Package(path, manifest)
 
 
-def _manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Raises PackageError."""
     try:
         return Manifest.from_json((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from mistralrs_onnx.graphs.contract import MANIFEST
-from mistralrs_onnx.inspecting.package_files import Hashing, check_files, read_manifest, silent
+from mistralrs_onnx.inspecting.package_files import Hashing, check_files, silent
 from mistralrs_onnx.runtime.errors import PackageError
+from mistralrs_onnx.runtime.package import read_manifest
 
 from .cache_places import Origin, digests_folder, note_place, packages_folder, read_note
 

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from mistralrs_onnx.graphs.contract import MANIFEST
+from mistralrs_onnx.runtime.package import read_manifest
 
 from .inspection import FileFacts
-from .package_files import Hashing, read_manifest, sha256
+from .package_files import Hashing, sha256
 
 SUM = re.compile(r"[0-9a-f]{64}")  # how the hub's cache names the files that it downloads
 

@@ -10,11 +10,12 @@ from mistralrs_onnx.graphs.contract import CHAT_TEMPLATE, MANIFEST, PORTABLE_GRA
 from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.ops.formats import find_format, is_packed
 from mistralrs_onnx.runtime.errors import PackageError
+from mistralrs_onnx.runtime.package import read_manifest
 
 from .graph_outline import read_outline
 from .inspected_graph import graph_facts
 from .inspection import Fact, FileFacts, Inspection, TensorFacts
-from .package_files import Hashing, check_files, read_manifest
+from .package_files import Hashing, check_files
 
 
 def inspect_package(folder: Path, *, verify: bool, hashing: Hashing) -> Inspection:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mistralrs_onnx.graphs.contract import MANIFEST, FileRecord, Manifest
+from mistralrs_onnx.graphs.contract import FileRecord, Manifest
 from mistralrs_onnx.runtime.errors import PackageError
 
 Hashing = Callable[[str], None]  # told the name of each file before it is read
@@ -24,16 +24,6 @@ class FileState(NamedTuple):
 
 def silent(name: str) -> None:
     """Tells nobody."""
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Raises PackageError."""
-    try:
-        return Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PackageError(f"{folder} is no package: it has no {MANIFEST}") from error
-    except (OSError, ValueError) as error:
-        raise PackageError(f"{folder / MANIFEST} cannot be used: {error}") from error
 
 
 def check_files(folder: Path, manifest: Manifest, *, verify: bool, hashing: Hashing = silent) -> Iterator[FileState]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mistralrs_onnx.graphs.contract import FileRecord, KVGeometry, Manifest
-from mistralrs_onnx.inspecting.package_files import check_files, read_manifest
+from mistralrs_onnx.inspecting.package_files import check_files
 from mistralrs_onnx.runtime.errors import PackageError
+from mistralrs_onnx.runtime.package import read_manifest
 
 TEXT = b"content"
 
