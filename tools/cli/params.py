@@ -44,16 +44,6 @@ class Module(click.ParamType[tuple[str, Path]]):
         return name, path
 
 
-class Pair(click.Option):
-    """Stands in one line of help for itself and for another, which is hidden, so that a page fits on a screen.
-
-    `metavar` is all that follows the option's own name there.
-    """
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        return f"{self.opts[0]}{self.metavar}", self.help or ""
-
-
 def by_name(option: str, modules: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Raises UsageError for a name that was given twice."""
     found = dict(modules)
