@@ -86,7 +86,7 @@ def leading(keys: Floats, weights: Floats | None, target: float, space: Workspac
     order = np.argsort(-keys[::step])
     sample = keys[::step][order]
     np.greater_equal(keys, sample[0], out=above)
-    mass = _mass(above, weights, space)
+    mass = mass_of(above, weights, space)
     if mass >= target:
         return _narrowed(None, above, keys, weights, target)
     each = np.full(len(sample), step) if weights is None else weights[::step][order] * np.float32(step)
@@ -94,7 +94,7 @@ def leading(keys: Floats, weights: Floats | None, target: float, space: Workspac
     spread = SPREAD * math.isqrt(rank * max(0, len(sample) - rank) // len(sample)) + SPREAD
     for place in (max(rank - spread, 0), min(rank + spread, len(sample) - 1)):
         np.greater_equal(keys, sample[place], out=wider)
-        more = _mass(wider, weights, space)
+        more = mass_of(wider, weights, space)
         if more >= target:
             return _narrowed(above, np.greater(wider, above, out=wider), keys, weights, target - mass)
         above, wider, mass = wider, above, more
@@ -120,7 +120,7 @@ def _sorted_leading(keys: Floats, weights: Floats | None, target: float) -> Ids:
     return np.sort(order[: int(np.searchsorted(mass, target)) + 1])
 
 
-def _mass(mask: Mask, weights: Floats | None, space: Workspace) -> float:
+def mass_of(mask: Mask, weights: Floats | None, space: Workspace) -> float:
     """Not a dot product, whose bits could depend on the threads of a BLAS."""
     count = np.count_nonzero(mask)
     if weights is None:

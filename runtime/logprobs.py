@@ -32,12 +32,16 @@ class TokenLogprobs(NamedTuple):
 
 def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
     """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
-    normalizer = log_sum_exp(row, space)
-    places = likeliest(row, num_top)
-    found = zip(places, row[places].tolist(), strict=True)
+    groups = Groups(row)
+    normalizer = log_sum_exp(row, space, groups.highest)
+    places = likeliest(groups, num_top)
+    logits, own = row[places].tolist(), float(row[token_id])
+    found = zip(places, logits, strict=True)
     top = tuple(TokenLogprob(place, logit - normalizer) for place, logit in found if logit > -math.inf)
+    if logits and own > logits[-1]:
+        return TokenLogprobs(token_id, own - normalizer, top, sum(logit >= own for logit in logits))
     is_ahead = np.greater_equal(row, row[token_id], out=None if space is None else space.above)
-    return TokenLogprobs(token_id, float(row[token_id]) - normalizer, top, int(np.count_nonzero(is_ahead)))
+    return TokenLogprobs(token_id, own - normalizer, top, int(np.count_nonzero(is_ahead)))
 
 
 def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:
@@ -47,19 +51,20 @@ def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> I
         yield token_logprobs(row, int(token_id), num_top, space)
 
 
-def log_sum_exp(row: Logits, space: Workspace | None = None) -> float:
-    highest = row.max()
+def log_sum_exp(row: Logits, space: Workspace | None = None, highest: np.float32 | None = None) -> float:
+    """`highest`: of the row, where it is known."""
+    highest = row.max() if highest is None else highest
     shifted = np.subtract(row, highest, out=None if space is None else space.scaled)
     total = np.exp(shifted, out=shifted).sum()
     return float(highest) + math.log(float(total))
 
 
-def likeliest(row: Logits, num_top: int) -> list[int]:
+def likeliest(groups: Groups, num_top: int) -> list[int]:
     """Places of the largest, descending; of equals the lower first."""
     if not num_top:
         return []
-    places = largest(Groups(row), num_top)
-    order: list[int] = places[np.argsort(-row[places], kind="stable")].tolist()
+    places = largest(groups, num_top)
+    order: list[int] = places[np.argsort(-groups.row[places], kind="stable")].tolist()
     return order
 
 

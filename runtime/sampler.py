@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,10 +15,12 @@ from .errors import RequestError
 from .filters import Distribution, distribution, draw_unfiltered
 from .leading import Groups, Ids, Workspace
 from .logprobs import TokenLogprobs, token_logprobs
+from .rejection import draw_kept
 from .sampling import SamplingParams
 
 FAILED = -1  # in place of a token id: the logits of the row were no numbers
 EXHAUSTED = -2  # what the request asks for leaves no token
+STEP = 0x9E3779B97F4A7C15  # of SplitMix64
 
 
 class Context(Protocol):
@@ -105,10 +108,13 @@ class Sampler:
         if params.is_greedy:
             place = int(groups.row.argmax())
         else:
-            u = uniform(context.seed, len(context.history) - context.num_prompt)
-            if params.has_filters:
-                return distribution(groups, params, token_ids, self._space).draw(u)
-            place = draw_unfiltered(groups, params.temperature, u, self._space)
+            uniforms = partial(uniform, context.seed, len(context.history) - context.num_prompt)
+            if not params.has_filters:
+                place = draw_unfiltered(groups, params.temperature, uniforms(), self._space)
+            elif (kept := draw_kept(groups, params, uniforms, self._space)) is not None:
+                place = kept
+            else:
+                return distribution(groups, params, token_ids, self._space).draw(uniforms())
         return place if token_ids is None else int(token_ids[place])
 
     def _edited(self, row: Logits, context: Context) -> tuple[Groups, Ids | None] | int:
@@ -156,9 +162,11 @@ def failure(code: int) -> RequestError | None:
     return None
 
 
-def uniform(seed: int, position: int) -> float:
+def uniform(seed: int, position: int, attempt: int = 0) -> float:
     """In [0, 1), a function of its arguments alone: a token computed again is drawn again as it was (SplitMix64)."""
-    bits = _mixed(_mixed(seed % 2**64) + (position + 1) * 0x9E3779B97F4A7C15)
+    bits = _mixed(_mixed(seed % 2**64) + (position + 1) * STEP)
+    if attempt:
+        bits = _mixed(bits + attempt * STEP)
     return (bits >> 11) * 2.0**-53
 
 

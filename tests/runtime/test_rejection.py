@@ -1,0 +1,132 @@
+"""What is drawn until it is kept follows the filtered probabilities, and the sampler draws so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from chi_square import Array, chi_square, critical
+
+from mistralrs_onnx.runtime.filters import distribution
+from mistralrs_onnx.runtime.leading import Groups, Workspace
+from mistralrs_onnx.runtime.rejection import MOST_TRIES, SMALLEST, draw_kept
+from mistralrs_onnx.runtime.request import Request
+from mistralrs_onnx.runtime.sampler import Sampler, uniform
+from mistralrs_onnx.runtime.sampling import SamplingParams
+
+MakeRequest = Callable[..., Request]
+VOCAB = SMALLEST + 77
+SETTINGS: list[dict[str, Any]] = [
+    {"top_p": 0.9},
+    {"top_p": 0.5, "temperature": 3.0},
+    {"typical_p": 0.9},
+    {"typical_p": 0.5, "temperature": 0.7},
+]
+
+
+@pytest.fixture(scope="module")
+def row() -> Array:
+    """Flat, with equals, and with tokens that are masked."""
+    found = np.random.default_rng(1).normal(0, 1.5, VOCAB).astype(np.float32)
+    found[::50] = found[7]
+    found[3::40] = -np.inf
+    return found
+
+
+def probabilities(row: Array, params: SamplingParams) -> Array:
+    """Of `distribution`, which has tests of its own."""
+    found = distribution(Groups(row), params)
+    dense = np.zeros(len(row))
+    dense[slice(None) if found.token_ids is None else found.token_ids] = found.weights
+    return dense / dense.sum()
+
+
+def draw_all(row: Array, params: SamplingParams, count: int) -> Array:
+    groups, space = Groups(row), Workspace(len(row))
+    return np.array([draw_kept(groups, params, partial(uniform, seed, 0), space) for seed in range(count)])
+
+
+def check(row: Array, setting: dict[str, Any], count: int) -> None:
+    params = SamplingParams(**setting)
+    drawn = draw_all(row, params, count)
+    assert drawn.dtype == np.int64, "none was left to another way"
+    statistic, freedom = chi_square(drawn, count * probabilities(row, params))
+    assert statistic <= critical(freedom)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_draws_follow_the_filtered_probabilities(row: Array, setting: dict[str, Any]) -> None:
+    check(row, setting, 20_000)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_also_100_000(row: Array, setting: dict[str, Any]) -> None:
+    check(row, setting, 100_000)
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 0.88}, {"typical_p": 0.85}], ids=str)
+def test_a_small_mistake_would_be_noticed(row: Array, wrong: dict[str, Any]) -> None:
+    right = SamplingParams(**dict.fromkeys(wrong, 0.9))
+    expected = 20_000 * probabilities(row, right)
+    counted = np.bincount(draw_all(row, SamplingParams(**wrong), 20_000), minlength=VOCAB)
+    kept = probabilities(row, SamplingParams(**wrong)) > 0
+    assert expected[~kept].sum() > 100, "what is wrongly left out"
+    assert not counted[~kept].any()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+def test_the_sampler_draws_so(row: Array, setting: dict[str, Any], make_request: MakeRequest) -> None:
+    request = make_request([1, 2], seed=3, **setting)
+    for position in range(5):
+        uniforms = partial(uniform, 3, position)
+        expected = draw_kept(Groups(row), request.params, uniforms, Workspace(VOCAB))
+        assert Sampler().sample(row[None], [request]).tolist() == [expected]
+        request.append(int(expected or 0))
+
+
+PEAKED = np.full(VOCAB, -40.0, np.float32)
+PEAKED[[5, 9]] = 3.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "peaked"),
+    [
+        ({"top_p": 0.9}, True),
+        ({"top_p": 0.3}, False),
+        ({"typical_p": 0.3}, False),
+        ({"top_p": 0.9, "min_p": 0.1}, False),
+        ({"top_p": 0.9, "top_k": 10}, False),
+        ({"top_p": 0.9, "typical_p": 0.9}, False),
+    ],
+    ids=str,
+)
+def test_other_rows_and_filters_are_worked_out(row: Array, setting: dict[str, Any], peaked: bool) -> None:
+    groups = Groups(PEAKED if peaked else row)
+    assert draw_kept(groups, SamplingParams(**setting), partial(uniform, 1, 1), Workspace(VOCAB)) is None
+    assert draw_kept(Groups(row[:100]), SamplingParams(**setting), partial(uniform, 1, 1), Workspace(100)) is None
+
+
+def test_bad_luck_ends(row: Array) -> None:
+    """Always the same number, at which lies what is left out."""
+    tried: list[int] = []
+
+    def last(attempt: int) -> float:
+        tried.append(attempt)
+        return least
+
+    params = SamplingParams(top_p=0.6)
+    left_out = int(np.where(np.isfinite(row), row, np.inf).argmin())
+    weights = np.exp(row.astype(np.float64))
+    least = float((weights[:left_out].sum() + weights[left_out] / 2) / weights.sum())
+    assert draw_kept(Groups(row), params, last, Workspace(VOCAB)) is None
+    assert tried == list(range(MOST_TRIES))
+
+
+def test_tries_have_numbers_of_their_own() -> None:
+    numbers = {uniform(seed, position, attempt) for seed in range(9) for position in range(9) for attempt in range(9)}
+    assert len(numbers) == 9**3
+    assert uniform(5, 6) == uniform(5, 6, 0)
