@@ -52,8 +52,9 @@ def _typical(groups: Groups, params: SamplingParams, uniforms: Uniforms, space: 
     """As `filters.typical`: what is nearest to the entropy goes first."""
     scaled, weights = _weights(groups, params.temperature, space)
     total, products = float(weights.sum()), space.products[: len(weights)]
-    mean = float(np.multiply(scaled, weights, out=products).sum()) / total
-    if math.isnan(mean):  # nothing of infinity is no number
+    with np.errstate(invalid="ignore"):  # nothing of infinity is no number
+        mean = float(np.multiply(scaled, weights, out=products).sum()) / total
+    if math.isnan(mean):
         np.maximum(scaled, LOWEST, out=scaled)
         mean = float(np.multiply(scaled, weights, out=products).sum()) / total
     distances = np.abs(np.subtract(scaled, np.float32(mean), out=scaled), out=scaled)
