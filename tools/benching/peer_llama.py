@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,5 +56,12 @@ def output_of(command: Sequence[Any], job: str | None = None, env: dict[str, str
     except OSError as error:
         raise click.ClickException(f"{words[0]}: {error.strerror}") from error
     if done.returncode:
-        raise click.ClickException(f"{words[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        raise click.ClickException(f"{words[0]} {_end(done.returncode)}: {done.stderr.strip()[-500:]}")
     return done.stdout
+
+
+def _end(code: int) -> str:
+    """What a process that failed came to; builds for another processor end by a signal without a word."""
+    if code == -signal.SIGILL:
+        return "has instructions that this processor lacks: build it for this machine"
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_a_failing_peer_is_named_with_what_it_said(tmp_path: Path) -> None:
         output_of([binary])
     with pytest.raises(click.ClickException, match="nothing-here"):
         output_of([tmp_path / "nothing-here"])
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGILL, "instructions that this processor lacks"), (signal.SIGKILL, "ended by SIGKILL")],
+)
+def test_a_peer_that_a_signal_ends_says_so(tmp_path: Path, number: int, said: str) -> None:
+    binary = program(tmp_path / "llama-bench", f"import os; os.kill(os.getpid(), {number})")
+    with pytest.raises(click.ClickException, match=said):
+        output_of([binary])
 
 
 @pytest.mark.parametrize(
