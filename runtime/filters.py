@@ -13,6 +13,7 @@ from .leading import Groups, Ids, Workspace, largest, leading
 from .sampling import SamplingParams
 
 FAR = 14.0  # nats below the likeliest, where a token has less than a millionth of its probability
+MODERATE = 60.0  # nats: exponentials of numbers up to it, and sums of these, are float32
 TINY = np.float32(1e-38)  # a weight of no weight
 BLOCK = 256  # weights that a draw adds up at once
 
@@ -160,7 +161,16 @@ def inverse_cdf(weights: Logits, u: float) -> int:
     if len(weights) <= BLOCK:
         mass = np.cumsum(weights, dtype=np.float64)
         return _passed(mass, u * float(mass[-1]))
-    mass = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
+    return place_at(weights, block_mass(weights), u)
+
+
+def block_mass(weights: Logits) -> NDArray[np.float64]:
+    """What the weights up to the end of each block come to."""
+    return np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
+
+
+def place_at(weights: Logits, mass: NDArray[np.float64], u: float) -> int:
+    """As `inverse_cdf`, with their `block_mass` at hand."""
     target = u * float(mass[-1])
     block = _passed(mass, target)
     before = float(mass[block - 1]) if block else 0.0

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import Logits
+from .filters import MODERATE
 from .leading import Groups, Workspace, largest
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
@@ -54,7 +55,10 @@ def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> I
 def log_sum_exp(row: Logits, space: Workspace | None = None, highest: np.float32 | None = None) -> float:
     """`highest`: of the row, where it is known."""
     highest = row.max() if highest is None else highest
-    shifted = np.subtract(row, highest, out=None if space is None else space.scaled)
+    out = None if space is None else space.scaled
+    if abs(float(highest)) < MODERATE:
+        return math.log(float(np.exp(row, out=out).sum()))
+    shifted = np.subtract(row, highest, out=out)
     total = np.exp(shifted, out=shifted).sum()
     return float(highest) + math.log(float(total))
 
