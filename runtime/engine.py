@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import secrets
 import threading
 import time
@@ -20,6 +19,7 @@ from .detokenizer import Vocabulary
 from .engine_options import EngineOptions, EngineStats, checked_prompt, fitted, limits_of
 from .errors import RequestError
 from .logprobs import TokenLogprobs
+from .outputs import outputs
 from .request import Request, Usage
 from .resolve import resolved
 from .sampler import Sampler, failure
@@ -162,19 +162,8 @@ class Engine:
     def generate(
         self, prompt_ids: Sequence[int], params: SamplingParams, adapter: Adapter | None = None
     ) -> Iterator[Output]:
-        """Outputs as they come, for programs without asyncio; closing the iterator cancels. Raises RequestError."""
-        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        request = self.submit(prompt_ids, params, outputs.put, adapter=adapter)
-        try:
-            while True:
-                output = outputs.get()
-                if output.error is not None:
-                    raise output.error
-                yield output
-                if output.finish_reason is not None:
-                    return
-        finally:
-            self.cancel(request)
+        """Outputs as they come; closing the iterator cancels. Raises RequestError."""
+        return outputs(self, prompt_ids, params, adapter)
 
     def stats(self) -> EngineStats:
         """A snapshot; counts of a step in progress may be missing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from time import perf_counter
@@ -10,32 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mistralrs_onnx.runtime.adapter_registry import Part
 from mistralrs_onnx.runtime.adapters import Adapter
-from mistralrs_onnx.runtime.answers import Output, Sink
+from mistralrs_onnx.runtime.answers import Output
 from mistralrs_onnx.runtime.errors import RequestError
-from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.outputs import Engine
 
 if TYPE_CHECKING:
-    from mistralrs_onnx.runtime.grammar.compiler import Grammar
+    pass
 
 DEFAULTS = {"temperature": 0.3, "top_p": 0.95}  # where the model recommends nothing
 CHOOSING = ("temperature", "top_k", "top_p", "min_p")
 
 Write = Callable[[str], None]
-
-
-class Engine(Protocol):
-    """Generates tokens on its own thread."""
-
-    def submit(
-        self,
-        prompt_ids: Sequence[int],
-        params: SamplingParams,
-        sink: Sink,
-        *,
-        adapter: Adapter | None = None,
-        grammar: Grammar | None = None,
-    ) -> Any: ...
-    def cancel(self, request: Any) -> None: ...
 
 
 class Adapters(Protocol):
@@ -51,7 +35,7 @@ class Model(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> Engine[Any]: ...
     @property
     def context_length(self) -> int: ...
     @property
@@ -67,28 +51,6 @@ def recommended(model: Model) -> dict[str, Any]:
     """Fields of SamplingParams where nobody says otherwise."""
     is_silent = not any(name in model.defaults for name in CHOOSING)
     return {**(DEFAULTS if is_silent else {}), **model.defaults}
-
-
-def outputs(
-    engine: Engine,
-    prompt_ids: Sequence[int],
-    params: SamplingParams,
-    adapter: Adapter | None = None,
-    grammar: Grammar | None = None,
-) -> Generator[Output, None, None]:
-    """Until the last one; closing the iterator cancels. Raises RequestError."""
-    arrived: queue.SimpleQueue[Output] = queue.SimpleQueue()
-    request = engine.submit(prompt_ids, params, arrived.put, adapter=adapter, grammar=grammar)
-    try:
-        while True:
-            output = arrived.get()
-            if output.error is not None:
-                raise output.error
-            yield output
-            if output.finish_reason is not None:
-                return
-    finally:
-        engine.cancel(request)
 
 
 class Answer:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.outputs import outputs
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .answering import Answer, Model, outputs, recommended, select_adapter
+from .answering import Answer, Model, recommended, select_adapter
 from .screen import Screen
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ import click
 from mistralrs_onnx.model import Model
 from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
+from mistralrs_onnx.runtime.outputs import outputs
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
-from .answering import Answer, outputs, rate, recommended, select_adapter
+from .answering import Answer, rate, recommended, select_adapter
 from .screen import Screen, standard_output
 
 

@@ -6,8 +6,9 @@ import pytest
 from parrot import Parrot
 
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.outputs import outputs
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.tools.chatting.answering import Answer, outputs, recommended, speed
+from mistralrs_onnx.tools.chatting.answering import Answer, recommended, speed
 
 PROMPT = list(b"one two three")
 
