@@ -114,11 +114,11 @@ class Pace:
             return [0] * len(requests)  # no step was timed, with which to compare it
         cost = self.each + seconds_per_token
         threshold = cost * len(requests) / (self.fixed + self.each * len(requests))
+        if seconds_per_token and threshold >= TOO_DEAR:  # even guesses that always stand would bring next to nothing
+            return [0] * len(requests)
         return [self._length(self._luck.setdefault(request.id, _Luck()), threshold) for request in requests]
 
     def _length(self, luck: _Luck, threshold: float) -> int:
-        if threshold >= TOO_DEAR:  # even guesses that always stand would bring next to nothing
-            return 0
         count = min(self.most, int(math.log(threshold) / math.log(luck.rate)))
         if count:
             return count

@@ -236,3 +236,27 @@ def test_lengths_follow_costs() -> None:
     alone, together = Pace().lengths(requests[:1], 0.0)[0], Pace().lengths(requests, 0.0)[0]
     assert alone > together
     assert Pace().lengths(requests[:1], 5.0) == [0], "a drafter slower than the model"
+
+
+def test_a_dear_drafter_is_not_tried_and_a_free_one_is() -> None:
+    """A draft reads every prompt first; what was said before costs nothing, however full the batch."""
+    requests = [Request(i, np.arange(3), GREEDY, 100, 0) for i in range(16)]
+
+    def guessed(seconds_per_token: float) -> int:
+        pace = Pace()
+        for _ in range(20):
+            pace.note_step(1, 1.0)
+            pace.note_step(16, 4.0)  # 0.8 fixed, 0.2 each: 16 more tokens take four fifths of a step
+            for request in requests:
+                pace.note_draft(request, 8, 8)
+        return sum(sum(pace.lengths(requests, seconds_per_token)) for _ in range(PROBE_EVERY))
+
+    assert guessed(1e-6) == 0
+    assert guessed(0.0) > 0
+
+
+def test_a_dear_drafter_waits_until_steps_were_timed() -> None:
+    pace, request = Pace(), Request(0, np.arange(3), GREEDY, 100, 0)
+    assert pace.lengths([request], 1e-6) == [0]
+    pace.note_step(1, 1.0)
+    assert pace.lengths([request], 1e-6) != [0]
