@@ -16,7 +16,7 @@ from .answers import Answer, Output, Sink
 from .choosing import Choosing, Owners
 from .core import FinishReason, Logits, Runner
 from .detokenizer import Vocabulary
-from .engine_options import EngineOptions, EngineStats, checked_prompt, fitted, limits_of
+from .engine_options import EngineOptions, checked_prompt, fitted, limits_of
 from .errors import RequestError
 from .logprobs import TokenLogprobs
 from .outputs import outputs
@@ -26,6 +26,7 @@ from .sampler import Sampler, failure
 from .sampling import SamplingParams
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
+from .stats import Counts, EngineStats, snapshot
 from .uncached import Uncached
 from .work_log import WorkLog
 
@@ -64,7 +65,6 @@ class Engine:
         self._scheduler = Scheduler(runner, limits)
         self._tokenizer = tokenizer
         self._shares_prompts = options.shares_prompts
-        self._keeps_values = options.kv_cache
         self._speculation = speculation
         self._mask_worker = mask_worker
         owners = Owners(
@@ -73,7 +73,7 @@ class Engine:
             lambda request, error: self._end(request, "error", error),
         )
         self._choosing = Choosing(Sampler(eos_token_ids), self._scheduler, owners, speculation, mask_worker)
-        self._counts = EngineStats()
+        self._counts = Counts()
         self._log = WorkLog(self.stats)
         # Guarded by the condition: what other threads put in.
         self._wake = threading.Condition()
@@ -167,22 +167,8 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot; counts of a step in progress may be missing."""
-        counts, scheduler = self._counts, self._scheduler
-        return EngineStats(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting) + len(self._arrived) + len(self._forks),
-            kv_bytes=scheduler.cache.num_bytes if self._keeps_values else 0,
-            prompt_tokens=counts.prompt_tokens,
-            generation_tokens=counts.generation_tokens,
-            prefix_query_tokens=scheduler.cache.stats.query_tokens,
-            prefix_hit_tokens=scheduler.cache.stats.hit_tokens,
-            preemptions=scheduler.num_preemptions,
-            steps=counts.steps,
-            draft_tokens=0 if self._speculation is None else self._speculation.num_guessed,
-            accepted_tokens=0 if self._speculation is None else self._speculation.num_stood,
-            run_seconds=counts.run_seconds,
-            other_seconds=counts.other_seconds,
-        )
+        num_arriving = len(self._arrived) + len(self._forks)
+        return snapshot(self._counts, self._scheduler, self._speculation, num_arriving)
 
     def _checked_length(self, num_prompt: int, max_tokens: int | None) -> int:
         """Where prompt and output together end."""
@@ -208,6 +194,7 @@ class Engine:
         if self._deadline is not None:
             raise RequestError("the server is shutting down: try another", status=503, code="draining")
         if len(self._live) >= self._max_live:
+            self._counts.rejected += 1
             message = f"{len(self._live)} requests are running or waiting, which is all this server takes: try later"
             raise RequestError(message, status=429, code="queue_full")
 
@@ -249,11 +236,11 @@ class Engine:
         begun, before = time.perf_counter(), self._counts.run_seconds
         self._choosing.guess()
         scheduled = self._scheduler.schedule()
+        self._counts.note_step(sum(item.num_tokens + len(item.draft) for item in scheduled))
         self._log.begin(scheduled)
         self._choosing.begin(scheduled)
         self._choosing.finish(scheduled, self._execute(scheduled))
         self._join_forks()
-        self._counts.steps += 1
         seconds = time.perf_counter() - begun
         self._counts.other_seconds += seconds - (self._counts.run_seconds - before)
         self._log.end(seconds)
@@ -286,10 +273,7 @@ class Engine:
         error = failure(token_id)
         if error is not None:
             return self._end(request, "error", error)
-        if request.first_token_at is None:
-            request.first_token_at = time.perf_counter()
-            self._counts.prompt_tokens += request.num_prompt
-        self._counts.generation_tokens += 1
+        self._counts.note_token(request, time.perf_counter())
         answer = self._live[request.id]
         output = answer.push(logprobs)
         if output is not None:
@@ -303,7 +287,7 @@ class Engine:
 
     def _deliver(self, answer: Answer, output: Output) -> None:
         if output.finish_reason is not None:
-            self._free(answer.request, output.finish_reason)
+            self._free(answer.request, output.finish_reason, output.error)
         try:
             answer.sink(output)
         except Exception:
@@ -311,8 +295,8 @@ class Engine:
             if output.finish_reason is None:
                 self._free(answer.request, "cancelled")
 
-    def _free(self, request: Request, reason: FinishReason) -> None:
-        request.finish_reason, request.finished_at = reason, time.perf_counter()
+    def _free(self, request: Request, reason: FinishReason, error: RequestError | None = None) -> None:
+        self._note_end(request, reason, error)
         if request in self._forks:
             self._forks.remove(request)
         else:
@@ -321,6 +305,10 @@ class Engine:
             self._speculation.forget([request])
         with self._wake:
             del self._live[request.id]
+
+    def _note_end(self, request: Request, reason: FinishReason, error: RequestError | None) -> None:
+        request.finish_reason, request.finished_at = reason, time.perf_counter()
+        self._counts.note_end(request, error)
 
     def _end_all(self) -> None:
         for answer in list(self._live.values()):
@@ -332,10 +320,11 @@ class Engine:
         with self._wake:
             self._has_failed = True
             live, self._live, self._arrived = self._live, {}, []
+        error = _internal_error("the engine has failed")
         for answer in live.values():
-            answer.request.finish_reason = "error"
+            self._note_end(answer.request, "error", error)
             try:
-                answer.sink(Output("", (), "error", error=_internal_error("the engine has failed")))
+                answer.sink(Output("", (), "error", error=error))
             except Exception:
                 logger.exception("the sink of request %d failed", answer.request.id)
 

@@ -1,4 +1,4 @@
-"""How an engine runs, what it tells of itself, and which prompts it takes."""
+"""How an engine runs, and which prompts it takes."""
 
 from __future__ import annotations
 
@@ -37,25 +37,6 @@ class EngineOptions:
     def shares_prompts(self) -> bool:
         """Whether requests use keys and values of others."""
         return self.prefix_cache and self.kv_cache
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Now, and counted since the start."""
-
-    running: int = 0
-    waiting: int = 0
-    kv_bytes: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    prefix_query_tokens: int = 0
-    prefix_hit_tokens: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    draft_tokens: int = 0  # guessed
-    accepted_tokens: int = 0  # of them, those that were drawn
-    run_seconds: float = 0.0  # inside Runner.run
-    other_seconds: float = 0.0  # the rest of the steps
 
 
 def limits_of(runner: Runner, context_length: int, options: EngineOptions) -> Limits:

@@ -53,6 +53,15 @@ class CacheStats:
     hit_tokens: int = 0
 
 
+class Held(NamedTuple):
+    """Tokens of memory, in whole blocks, and slots: of requests that run, and of finished ones that are kept."""
+
+    running_tokens: int
+    kept_tokens: int
+    kept_slots: int
+    free_slots: int
+
+
 class PrefixCache:
     """The table of slots. `max_bytes` bounds the memory of tokens written; without `reuse` nothing is remembered, and
     of finished requests at most `most_kept`, those used last.
@@ -83,6 +92,13 @@ class PrefixCache:
     @property
     def num_bytes(self) -> int:
         return self._num_rows * self._runner.token_bytes
+
+    def held(self) -> Held:
+        """Any thread may ask; while a slot changes hands it may be in none of the numbers, or in two."""
+        idle = [slot for slot in self.slots if slot.request is None]
+        num_kept = sum(len(slot.history) > 0 for slot in idle)
+        kept_tokens = sum(slot.num_rows for slot in idle)
+        return Held(self._num_running_rows(), kept_tokens, num_kept, len(idle) - num_kept)
 
     def fits(self, request: Request) -> bool:
         """Whether all tokens of a waiting request fit beside the running ones once idle slots are evicted."""

@@ -56,8 +56,10 @@ class Request:
     num_preemptions: int = 0
     slot: int | None = None
     finish_reason: FinishReason | None = None
-    submitted_at: float = 0.0  # time.perf_counter, as the next two
+    submitted_at: float = 0.0  # time.perf_counter, as the next four
+    scheduled_at: float | None = None
     first_token_at: float | None = None
+    last_token_at: float = 0.0
     finished_at: float | None = None
     _history: Tokens = field(init=False, repr=False)  # begins with the first `_num_copied` of `token_ids`
     _num_copied: int = field(init=False, repr=False)

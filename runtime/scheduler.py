@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Scheduler:
         )
         self.num_preemptions = 0
         self._num_added = 0
-        self._limits = limits
+        self.limits = limits
 
     @property
     def has_work(self) -> bool:
@@ -97,7 +98,7 @@ class Scheduler:
     def schedule(self) -> list[Scheduled]:
         """What to run now; not empty while there is work."""
         scheduled: list[Scheduled] = []
-        budget, i = self._limits.prefill_chunk, 0
+        budget, i = self.limits.prefill_chunk, 0
         while i < len(self.running):  # it shortens from its end
             request = self.running[i]
             is_decode = request.num_uncomputed == 1
@@ -141,8 +142,8 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises RuntimeError with what does not fit together."""
         ids = [request.order for request in (*self.running, *self.waiting)]
-        if ids != sorted(ids) or len(self.running) > self._limits.max_seqs:
-            raise RuntimeError(f"requests out of order or more than {self._limits.max_seqs} running: {ids}")
+        if ids != sorted(ids) or len(self.running) > self.limits.max_seqs:
+            raise RuntimeError(f"requests out of order or more than {self.limits.max_seqs} running: {ids}")
         owners = {slot.request.id: slot.index for slot in self.cache.slots if slot.request is not None}
         slots = {request.id: request.slot for request in self.running}
         if owners != slots:
@@ -153,12 +154,14 @@ class Scheduler:
         self.cache.check_integrity()
 
     def _can_admit(self) -> bool:
-        if not self.waiting or len(self.running) == self._limits.max_seqs:
+        if not self.waiting or len(self.running) == self.limits.max_seqs:
             return False
         return not self.running or self.cache.fits(self.waiting[0])
 
     def _admit(self) -> Request:
         request = self.waiting.popleft()
+        if request.scheduled_at is None:
+            request.scheduled_at = time.perf_counter()
         self.cache.acquire(request)
         self.running.append(request)
         return request

@@ -161,6 +161,7 @@ class Speculation:
         self._pace = Pace(most)
         self._most = most
         self._adaptive = adaptive
+        self.num_drafts = 0
         self.num_guessed = 0
         self.num_stood = 0
         self._has_failed = False
@@ -187,6 +188,7 @@ class Speculation:
             request.draft = tokens
 
     def note(self, request: Request, num_guessed: int, num_stood: int) -> None:
+        self.num_drafts += 1
         self.num_guessed += num_guessed
         self.num_stood += num_stood
         self._pace.note_draft(request, num_guessed, num_stood)

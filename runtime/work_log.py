@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .engine_options import EngineStats
 from .scheduler import Scheduled
+from .stats import EngineStats
 
 logger = logging.getLogger(__name__)
 
