@@ -33,7 +33,7 @@ from .adapters.merge import MERGE_DTYPES, Merged, ToMerge, read_updates
 from .adapters.xlora import XLora, XLoraSource
 from .checkpoint import Checkpoint, Reading, open_folder, open_ggml, open_gguf
 from .dense import DenseAs
-from .drawing import ENGINES, LORA_ENGINES, XLORA_ENGINES, draw
+from .drawing import CUDA, ENGINES, LORA_ENGINES, XLORA_ENGINES, draw
 from .errors import CompileError
 from .host_configs import host_configs
 from .isq import Isq, Requantized, make_plan
@@ -222,6 +222,7 @@ def _manifest(
         lora_engines=LORA_ENGINES,
         lora=lora,
         xlora=None if xlora is None else _xlora_record(xlora),
+        cuda=CUDA if xlora is None else None,
         accuracy=options.accuracy,
         row_multiple=drawing.row_multiple,
         invariant=_invariance(spec, options.accuracy),

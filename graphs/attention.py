@@ -98,7 +98,7 @@ class Cache(Protocol):
         """int64 (1, tokens): rows of the rotary table."""
 
     def tables(self, rope: Rope | LongRope) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, (rows, rotary dim / 2) each."""
+        """Cosines and sines, (rows, rotary dim / 2) each, of the type that linears give."""
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value, sinks: ir.Value | None) -> ir.Value:
         """(tokens, (heads + 2 kv_heads) · cached head) to (tokens, heads · cached head)."""
@@ -108,6 +108,7 @@ class Cache(Protocol):
 
 
 def attention(emit: Emit, spec: Attention, x: ir.Value, cache: Cache, layer: int) -> ir.Value:
+    """x and the result are what linears take and give."""
     qkv = emit.linear(x, "q_proj", "k_proj", "v_proj")
     if spec.norm is not None:
         qkv = _normed(emit, spec, spec.norm, qkv)
@@ -124,11 +125,15 @@ def _normed(emit: Emit, spec: Attention, kind: HeadNorm | JointNorm, qkv: ir.Val
         q, k, v = emit.ops(
             "Split", 3, qkv, emit.ints(*(n * spec.head_size for n in (heads, kv_heads, kv_heads))), axis=1
         )
-        return emit.op("Concat", norm(emit, kind.norm, q, "q_norm"), norm(emit, kind.norm, k, "k_norm"), v, axis=1)
+        return emit.op("Concat", _norm(emit, kind.norm, q, "q_norm"), _norm(emit, kind.norm, k, "k_norm"), v, axis=1)
     apart = emit.op("Reshape", qkv, emit.ints(0, heads + 2 * kv_heads, spec.head_size))
     q, k, v = emit.ops("Split", 3, apart, emit.ints(heads, kv_heads, kv_heads), axis=1)
-    both = emit.op("Concat", norm(emit, kind.norm, q, "q_norm"), norm(emit, kind.norm, k, "k_norm"), v, axis=1)
+    both = emit.op("Concat", _norm(emit, kind.norm, q, "q_norm"), _norm(emit, kind.norm, k, "k_norm"), v, axis=1)
     return emit.op("Reshape", both, emit.ints(0, (heads + 2 * kv_heads) * spec.head_size))
+
+
+def _norm(emit: Emit, kind: Norm, x: ir.Value, name: str) -> ir.Value:
+    return emit.narrow(norm(emit, kind, emit.wide(x), name))
 
 
 def _turned(emit: Emit, spec: Attention, rope: Rope | LongRope, qkv: ir.Value, cache: Cache) -> ir.Value:
@@ -146,7 +151,7 @@ def _filled(emit: Emit, spec: Attention, qkv: ir.Value) -> ir.Value:
         return qkv
     num_heads = spec.num_heads + 2 * spec.num_kv_heads
     apart = emit.op("Reshape", qkv, emit.ints(0, num_heads, spec.head_size))
-    wider = emit.op("Pad", apart, emit.ints(0, 0, 0, 0, 0, missing), emit.const(np.float32(0)))
+    wider = emit.op("Pad", apart, emit.ints(0, 0, 0, 0, 0, missing), emit.const(np.zeros((), emit.dtype)))
     return emit.op("Reshape", wider, emit.ints(0, num_heads * spec.cached_size))
 
 

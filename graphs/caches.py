@@ -28,7 +28,7 @@ class Axes(NamedTuple):
     prefix: str = ""
 
 
-class _KeyValues:
+class KeyValues:
     """Past inputs, present outputs, and the operator between them."""
 
     def __init__(self, emit: Emit, geometry: KVGeometry, dtype: KVDtype, axes: Axes, tables: Tables) -> None:
@@ -45,12 +45,14 @@ class _KeyValues:
     def attend(self, spec: Attention, layer: int, qkv: ir.Value, rows: Rows, sinks: ir.Value | None) -> ir.Value:
         """qkv: (batch, rows, (heads + 2 kv_heads) · head) to (batch, rows, heads · head)."""
         past = self._past[2 * layer : 2 * layer + 2]
+        is_half = self._emit.drawing.half  # then it is all float16 here, the cache too
+        query = qkv if is_half else self._cast(qkv)
         bias, sinks = (None if value is None else self._cast(value) for value in (rows.bias, sinks))
         scales_and_norms = (None,) * 4
         output, *present = self._emit.ops(
             "GroupQueryAttention",
             3,
-            *(self._cast(qkv), None, None, *past, rows.seqlens_k, rows.total, *self._rotary(spec, rows)),
+            *(query, None, None, *past, rows.seqlens_k, rows.total, *self._rotary(spec, rows)),
             *(bias, sinks, *scales_and_norms, rows.query_seqlens),
             domain=CONTRIB_DOMAIN,
             num_heads=spec.num_heads,
@@ -61,7 +63,8 @@ class _KeyValues:
             softcap=spec.softcap or 0.0,
         )
         self._present += present
-        return output if self._dtype == ir.DataType.FLOAT else self._emit.op("Cast", output, to=ir.DataType.FLOAT)
+        is_same = is_half or self._dtype == ir.DataType.FLOAT
+        return output if is_same else self._emit.op("Cast", output, to=ir.DataType.FLOAT)
 
     def _rotary(self, spec: Attention, rows: Rows) -> tuple[ir.Value | None, ...]:
         """Cosines, sines, positions: what the operator wants when it turns heads itself."""
@@ -108,7 +111,7 @@ class PackedCache:
         self._tables = Tables(emit, rope_rows)
         self._grouped = _Grouped(emit, geometry, dtype, self._tables, self._pad, self._unpad) if grouped else None
         self._logit_index = emit.input(contract.LOGIT_INDEX, ir.DataType.INT64, ["logits"])
-        self._chunks = _KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), self._tables)
+        self._chunks = KeyValues(emit, geometry, dtype, Axes("chunk_slots", "capacity", "capacity"), self._tables)
 
     def tables(self, rope: Rope | LongRope) -> tuple[ir.Value, ir.Value]:
         return self._tables.of(rope)
@@ -148,7 +151,7 @@ class _Grouped:
         self._places = HeadPlaces(emit, pad, unpad)
         self._rows = DecodeRows(emit)
         axes = Axes("decode_slots", "capacity", "capacity", contract.DECODE_PREFIX)
-        self.key_values = _KeyValues(emit, geometry, dtype, axes, tables)
+        self.key_values = KeyValues(emit, geometry, dtype, axes, tables)
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value, chunks: ir.Value) -> ir.Value:
         """Heads of all packed tokens, those of `chunks` among them."""
@@ -174,7 +177,7 @@ class DenseCache:
         self._position_ids = emit.input(contract.POSITION_IDS, ir.DataType.INT64, [batch, rows])
         axes = Axes(batch, "past_sequence_length", total)
         self._tables = Tables(emit, rope_rows)
-        self._kv = _KeyValues(emit, geometry, "float32", axes, self._tables)
+        self._kv = KeyValues(emit, geometry, "float32", axes, self._tables)
         self._rope_rows: dict[int | None, ir.Value] = {}
         self.ids = emit.op("Reshape", ids, emit.ints(-1))
         self._batch = emit.op("Concat", emit.op("Shape", ids), emit.ints(-1), axis=0)  # (batch, rows, -1)

@@ -30,10 +30,11 @@ ROPE_MARGIN = (
 )  # rows of the RoPE table past the context: a padded chunk at its end reaches so far
 
 KVDtype = Literal["float32", "float16"]
+CUDA_KV_DTYPE: KVDtype = "float16"
 
 # The serving graph packs the new tokens of all slots end to end: T tokens, R wanted logits. Attention sees two windows
 # of slots: C of them read chunks of up to S tokens, D of them decode one token each.
-INPUT_IDS = "input_ids"  # int64 (T,) in the serving graph, (B, S) in the portable one
+INPUT_IDS = "input_ids"  # int64 (T,) in the serving graph, (B, S) in the others
 PAD_INDEX = "pad_index"  # int64 (C, S): packed index of each slot's chunk position
 QUERY_SEQLENS = "query_seqlens"  # int32 (C,): new rows of each slot, 0 for an idle one
 SEQLENS_K = "seqlens_k"  # int32 (C,): rows of the slot after the step, minus 1
@@ -63,6 +64,11 @@ SCALINGS = "scalings"  # float32 (T, sets, adapters)
 IS_SCALED = "is_scaled"  # bool (1,): whether adapters are added at all
 SCALING_INDEX = "scaling_index"  # int64 (Q,): packed tokens whose scalings are wanted
 NEXT_SCALINGS = "next_scalings"  # float32 (Q, sets, adapters)
+
+# The graph for CUDA takes B slots with S tokens each, T = B * S: one token of each slot in a window, or a chunk of one
+# slot. Its total_sequence_length is exact, and logit_index is of the T tokens, slot by slot. Beside it is a graph that
+# copies slots: each of its outputs is the input of the same cache name, spread over the shape.
+SLOT_SHAPE = "slot_shape"  # int64 (1,): elements of each output
 
 ATTENTION_MASK = "attention_mask"  # int64 (B, past + S), portable graph
 POSITION_IDS = "position_ids"  # int64 (B, S), portable graph
@@ -125,6 +131,14 @@ class XLoraRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CudaRecord:
+    """Files of the graphs for CUDA: the one that serves, and the one that copies slots."""
+
+    engine: str
+    slots: str
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRecord:
     """An adapter that the package carries. `file`: a of each linear as (rank, K), b as (N, rank), its scale included.
 
@@ -178,6 +192,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     adapters: Mapping[str, AdapterRecord] = field(default_factory=dict)  # to load with it, by name
     active_adapters: tuple[str, ...] = ()  # those of them that requests get that do not say
+    cuda: CudaRecord | None = None  # None for X-LoRA, and in packages of before
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -201,6 +216,7 @@ class Manifest:
                     "files": {k: FileRecord(**v) for k, v in raw["files"].items()},
                     "adapters": {k: AdapterRecord(**v) for k, v in raw.get("adapters", {}).items()},
                     "active_adapters": tuple(raw.get("active_adapters", ())),
+                    "cuda": None if raw.get("cuda") is None else CudaRecord(**raw["cuda"]),
                 }
             )
         except json.JSONDecodeError as error:

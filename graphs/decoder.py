@@ -79,7 +79,8 @@ def decoder(emit: Emit, spec: Decoder, cache: Cache) -> Decoded:
         with emit.at(f"model.layers.{i}"):
             residual = layer(emit, each, residual, cache, i)
     normed = add_norm(emit, spec.norm, residual, "model.norm").normed
-    logits = emit.linear(cache.wanted(normed), "model.embed_tokens" if spec.tied else "lm_head")
+    wanted = emit.narrow(cache.wanted(normed))
+    logits = emit.wide(emit.linear(wanted, "model.embed_tokens" if spec.tied else "lm_head"))
     return Decoded(_softcapped(emit, _times(emit, logits, spec.logits_scale), spec.logits_softcap), normed)
 
 

@@ -16,6 +16,7 @@ from onnxscript import OnnxFunction
 from mistralrs_onnx.ops.embedding import DenseEmbedding
 from mistralrs_onnx.ops.formats import Bytes, find_format
 from mistralrs_onnx.ops.functions import CONTRIB_DOMAIN, DOMAIN, OPSET, definitions
+from mistralrs_onnx.ops.half import half_definitions
 from mistralrs_onnx.ops.linear import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, DenseLinear
 from mistralrs_onnx.ops.packed import embedding_of, linear_of
 
@@ -31,11 +32,13 @@ class Drawing:
     """How a graph is drawn: int8 or float activations, and functions kept or expanded to stock operators.
 
     `row_multiple`: where a graph itself decides how many rows kernels see, a multiple of this, unless an input says it.
+    `half`: what is multiplied is float16, and what is summed and normed between is float32.
     """
 
     float_activations: bool = False
     expand: bool = False
     row_multiple: Literal[1, 2] = 1
+    half: bool = False
 
     @property
     def accuracy_level(self) -> int:
@@ -71,6 +74,7 @@ class Emit:
         self._names: dict[str, int] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
         self.row_multiple = None if drawing.row_multiple == 1 else self.ints(drawing.row_multiple)
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float16 if drawing.half else np.float32)  # that linears take
 
     @contextmanager
     def at(self, name: str) -> Iterator[None]:
@@ -117,10 +121,19 @@ class Emit:
     def contrib(self, kind: str, *inputs: ir.Value | None, **attributes: Attribute) -> ir.Value:
         return self.op(kind, *inputs, domain=CONTRIB_DOMAIN, **attributes)
 
+    def narrow(self, x: ir.Value) -> ir.Value:
+        """float32 as linears take it."""
+        return self.op("Cast", x, to=ir.DataType.FLOAT16) if self.drawing.half else x
+
+    def wide(self, x: ir.Value) -> ir.Value:
+        """What linears give as float32."""
+        return self.op("Cast", x, to=ir.DataType.FLOAT) if self.drawing.half else x
+
     def when(self, condition: ir.Value, then: Callable[[], ir.Value], otherwise: ir.Value) -> ir.Value:
-        """What `then` draws, run only where the condition holds, and else `otherwise`. Both are float32."""
-        other = self._branch(lambda: [self.op("Identity", otherwise)])
-        return self.op("If", condition, then_branch=self._branch(lambda: [then()]), else_branch=other)
+        """What `then` draws, run only where the condition holds, and else `otherwise`. Both are what linears give."""
+        dtypes = [ir.DataType.from_numpy(self.dtype)]
+        other = self._branch(lambda: [self.op("Identity", otherwise)], dtypes)
+        return self.op("If", condition, then_branch=self._branch(lambda: [then()], dtypes), else_branch=other)
 
     def if_any(
         self, condition: ir.Value, then: Callable[[], Sequence[ir.Value]], otherwise: Sequence[NDArray[np.generic]]
@@ -133,9 +146,10 @@ class Emit:
     def call(
         self, function: OnnxFunction, *inputs: ir.Value, num_outputs: int = 1, **attributes: float
     ) -> Sequence[ir.Value]:
-        self._functions |= {made.identifier(): made for made in definitions(function)}
+        made = half_definitions(function) if self.drawing.half else definitions(function)
+        self._functions |= {each.identifier(): each for each in made}
         if self._nodes is not self.graph:
-            return self._spread(definitions(function)[0], inputs, attributes)
+            return self._spread(made[0], inputs, attributes)
         return self.ops(function.name, num_outputs, *inputs, domain=DOMAIN, **attributes)
 
     def const(self, constant: NDArray[np.generic] | np.generic) -> ir.Value:
@@ -160,7 +174,10 @@ class Emit:
         return self.vector(name) if self.path(name) in self._weights else None
 
     def linear(self, x: ir.Value, *names: str) -> ir.Value:
-        """x · Wᵀ + b for the matrices of these names, side by side; matrices of one format make one node."""
+        """x · Wᵀ + b for the matrices of these names, side by side; matrices of one format make one node.
+
+        x and the result are of `dtype`.
+        """
         matrices = [self._weights.matrix(self.path(f"{name}.weight")) for name in names]
         if len({matrix.format for matrix in matrices}) == 1:
             product = self._linear(x, self.path("+".join(names)), Stacked(tuple(matrices)))
@@ -195,9 +212,7 @@ class Emit:
             del self.graph.opset_imports[DOMAIN]
         return model
 
-    def _branch(
-        self, draw: Callable[[], Sequence[ir.Value]], dtypes: Sequence[ir.DataType] = (ir.DataType.FLOAT,)
-    ) -> ir.Graph:
+    def _branch(self, draw: Callable[[], Sequence[ir.Value]], dtypes: Sequence[ir.DataType]) -> ir.Graph:
         branch = ir.Graph([], [], nodes=[], name=self._unique("branch"))
         with self._inside(branch):
             results = draw()
@@ -249,7 +264,9 @@ class Emit:
             self._weights.vector(path) if path in self._weights else np.zeros(matrix.shape[0], np.float32)
             for path, matrix in zip(paths, matrices, strict=True)
         ]
-        return self._initializer(self.path(f"{'+'.join(names)}.bias"), ir.tensor(np.concatenate(parts)))
+        bias = self._initializer(self.path(f"{'+'.join(names)}.bias"), ir.tensor(np.concatenate(parts)))
+        with self._inside(self.graph):
+            return self.narrow(bias)
 
     def _dense(self, path: str, matrix: Matrix) -> list[ir.Value]:
         dtype = DENSE[matrix.format]

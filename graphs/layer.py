@@ -81,7 +81,7 @@ def layer(emit: Emit, spec: AnyLayer, residual: Residual, cache: Cache, index: i
 
     def attend(x: ir.Value) -> ir.Value:
         with emit.at("self_attn"):
-            return attention(emit, spec.attention, x, cache, index)
+            return emit.wide(attention(emit, spec.attention, emit.narrow(x), cache, index))
 
     match spec:
         case Layer():
@@ -107,14 +107,16 @@ def layer(emit: Emit, spec: AnyLayer, residual: Residual, cache: Cache, index: i
 
 
 def feed_forward(emit: Emit, spec: FeedForward, x: ir.Value) -> ir.Value:
+    """x and the result are float32."""
+    narrow = emit.narrow(x)
     with emit.at("mlp"):
         match spec:
             case Gated():
-                return gated(emit, spec, x)
+                return emit.wide(gated(emit, spec, narrow))
             case Plain():
-                return plain(emit, spec, x)
+                return emit.wide(plain(emit, spec, narrow))
             case MoE():
-                return moe(emit, spec, x)
+                return moe(emit, spec, narrow)
 
 
 def _scaled(emit: Emit, x: ir.Value, factor: float) -> ir.Value:

@@ -67,10 +67,10 @@ class Groups(NamedTuple):
 
 
 def moe(emit: Emit, spec: MoE, x: ir.Value) -> ir.Value:
-    """x: (tokens, hidden). Experts that no token chose do not run."""
+    """x: (tokens, hidden), as linears take it, to float32. Experts that no token chose do not run."""
     weights, chosen = route(emit, spec, x)
     groups = group(emit, spec, chosen)
-    visits = emit.op("Gather", _visits(emit, spec, x, groups), groups.places)  # (tokens, k, hidden)
+    visits = emit.wide(emit.op("Gather", _visits(emit, spec, x, groups), groups.places))  # (tokens, k, hidden)
     weighed = emit.op("Mul", visits, emit.op("Unsqueeze", weights, emit.ints(2)))
     k = spec.experts_per_token
     summands = emit.ops("Split", k, weighed, emit.ints(*[1] * k), axis=1)
@@ -80,7 +80,7 @@ def moe(emit: Emit, spec: MoE, x: ir.Value) -> ir.Value:
 
 def route(emit: Emit, spec: MoE, x: ir.Value) -> Sequence[ir.Value]:
     """Weights and numbers of the chosen experts, both (tokens, k), the largest first."""
-    logits, k = emit.linear(x, "gate"), emit.ints(spec.experts_per_token)
+    logits, k = emit.wide(emit.linear(x, "gate")), emit.ints(spec.experts_per_token)
     if spec.softmax == "all":
         return emit.ops("TopK", 2, emit.op("Softmax", logits, axis=-1), k)
     largest, chosen = emit.ops("TopK", 2, logits, k)
@@ -132,15 +132,15 @@ def _expert(emit: Emit, spec: Gated | ClampedGated, x: ir.Value, tokens: ir.Valu
 
 
 def clamped_gated(emit: Emit, spec: ClampedGated, x: ir.Value) -> ir.Value:
-    limit, least = emit.const(np.float32(spec.limit)), emit.const(np.float32(-spec.limit))
+    one, limit, least = (emit.const(np.asarray(value, emit.dtype)) for value in (1, spec.limit, -spec.limit))
     both = emit.linear(x, "gate_proj", "up_proj")
     gate, up = emit.ops("Split", 2, both, emit.ints(spec.intermediate_size, spec.intermediate_size), axis=-1)
     swish = emit.contrib("QuickGelu", emit.op("Clip", gate, None, limit), alpha=spec.slope)  # g · sigmoid(slope · g)
-    lifted = emit.op("Add", emit.op("Clip", up, least, limit), emit.const(np.float32(1)))
+    lifted = emit.op("Add", emit.op("Clip", up, least, limit), one)
     return emit.linear(emit.op("Mul", lifted, swish), "down_proj")
 
 
 def _shared(emit: Emit, spec: Gated, x: ir.Value) -> ir.Value:
     with emit.at("shared_expert"):
-        y = gated(emit, spec, x)
-    return emit.op("Mul", y, emit.op("Sigmoid", emit.linear(x, "shared_expert_gate")))
+        y = emit.wide(gated(emit, spec, x))
+    return emit.op("Mul", y, emit.op("Sigmoid", emit.wide(emit.linear(x, "shared_expert_gate"))))

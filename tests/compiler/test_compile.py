@@ -23,6 +23,8 @@ FILES = {
     "engine-kv-float16.onnx",
     "engine-lora.onnx",
     "engine-lora-kv-float16.onnx",
+    "engine-cuda.onnx",
+    "slots-cuda.onnx",
     "model.onnx.data",
     "genai_config.json",
     "config.json",
@@ -72,7 +74,7 @@ def test_compiling_twice_gives_the_same_bytes(tmp_path: Path, tiny_llama) -> Non
 def test_graphs_pass_the_onnx_checker(tmp_path: Path, expand: bool, tiny_llama) -> None:
     source = tiny_llama(tmp_path / "tiny.gguf", {"attn_output": "Q4_0", "ffn_up": "F16"}).write()
     out = compile_gguf(source, tmp_path / "out", CompileOptions(expand=expand))
-    for name in ("model.onnx", "engine.onnx", "engine-kv-float16.onnx"):
+    for name in ("model.onnx", "engine.onnx", "engine-kv-float16.onnx", "engine-cuda.onnx"):
         onnx.checker.check_model(str(out / name))
         model = onnx.load(out / name, load_external_data=False)
         domains = {node.domain for node in model.graph.node}
