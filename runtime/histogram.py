@@ -7,12 +7,37 @@ from dataclasses import dataclass, field
 
 Bounds = tuple[float, ...]
 
-# Seconds, as vLLM has them, so that panels drawn for it show the same; small models need three more for their tokens.
+# Seconds, as vLLM has them, so that panels drawn for it show the same, and smaller ones, for smaller models.
 FIRST_TOKEN: Bounds = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40)
 FIRST_TOKEN = (*FIRST_TOKEN, 80, 160, 640, 2560)
 NEXT_TOKEN: Bounds = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 NEXT_TOKEN = (*NEXT_TOKEN, 7.5, 10, 20, 40, 80)
-REQUEST: Bounds = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+REQUEST: Bounds = (
+    0.01,
+    0.03,
+    0.1,
+    0.3,
+    0.5,
+    0.8,
+    1,
+    1.5,
+    2,
+    2.5,
+    5,
+    10,
+    15,
+    20,
+    30,
+    40,
+    50,
+    60,
+    120,
+    240,
+    480,
+    960,
+    1920,
+    7680,
+)
 TOKENS: Bounds = tuple(step * 10**power for power in range(6) for step in (1, 2, 5))
 STEP_TOKENS: Bounds = tuple(1 << power for power in range(13))
 

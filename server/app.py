@@ -27,6 +27,7 @@ from .completions import completion_job
 from .errors import Errors
 from .gate import Gate
 from .jobs import JSON, Job
+from .metrics.exporter import Exporter
 from .model import Model
 from .requantize import Requantizer
 from .request_log import RequestLog
@@ -70,6 +71,7 @@ class Service:
         log: RequestLog | None = None,
     ) -> None:
         self.gate = gate
+        self.exporter = Exporter(gate)
         self.log = log
         self.limits = limits
         self._requantizer = requantizer
@@ -144,6 +146,10 @@ class Service:
         self.gate.model()
         return json_response({"status": "ready"})
 
+    async def metrics(self, request: Request) -> HTTPResponse:
+        text, content_type = self.exporter.text(request.headers.get("accept", ""))
+        return HTTPResponse(text, content_type=content_type)
+
 
 def cards(model: Model, created: int) -> dict[str, JSON]:
     """What there is to know of the model and its adapters, by name."""
@@ -196,7 +202,9 @@ def create_app(name: str, service: Service) -> App:
     app.add_route(service.model, "/v1/models/<name:path>", methods=["GET"], name="model")
     app.add_route(service.health, "/health", methods=["GET"], name="health")
     app.add_route(service.ready, "/ready", methods=["GET"], name="ready")
+    app.add_route(service.metrics, "/metrics", methods=["GET"], name="metrics")
     app.register_middleware(echo_request_id, "response")
+    app.register_middleware(service.exporter.count, "response")
     if service.log is not None:
         _keep_log(app, service.log)
     app.exception(PayloadTooLarge)(refuse_large)

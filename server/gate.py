@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.stats import EngineStats
 
 from .model import Model
 
@@ -37,6 +38,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._rooms: list[Room] = []  # of models that are not closed; new requests enter the last
+        self._closed: dict[str, EngineStats] = {}  # by name, what those counted that are closed
         self._draining = False
 
     def open(self, model: Model) -> None:
@@ -63,6 +65,7 @@ class Gate:
             await room.empty.wait()
             await asyncio.to_thread(room.model.close)
             self._rooms.remove(room)
+            _add(self._closed, room.model.name, room.model.engine.stats().counted())
 
     async def close(self) -> None:
         """Closes the models; who is still inside gets an error."""
@@ -72,6 +75,18 @@ class Gate:
     def model(self) -> Model:
         """Raises RequestError 503 while there is none to use."""
         return self._room().model
+
+    def stats(self) -> dict[str, EngineStats]:
+        """Of the engines of all models by name, since the start: those count on that were replaced."""
+        found = dict(self._closed)
+        for room in self._rooms:
+            _add(found, room.model.name, room.model.engine.stats())
+        return found
+
+    @property
+    def newest(self) -> Model | None:
+        """The one that serves, or did before the server drained."""
+        return self._rooms[-1].model if self._rooms else None
 
     @contextmanager
     def enter(self) -> Iterator[Model]:
@@ -87,3 +102,7 @@ class Gate:
     def _check_takes_requests(self) -> None:
         if self._draining:
             raise RequestError("The server is shutting down: try another one.", status=503, code="draining")
+
+
+def _add(found: dict[str, EngineStats], name: str, stats: EngineStats) -> None:
+    found[name] = found[name] + stats if name in found else stats

@@ -10,6 +10,7 @@ from mistralrs_onnx.runtime.adapters import Adapter
 from mistralrs_onnx.runtime.engine import Sink
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.stats import EngineStats
 
 if TYPE_CHECKING:
     from mistralrs_onnx.runtime.grammar.compiler import Grammar
@@ -39,6 +40,9 @@ class Engine(Protocol):
 
     def cancel(self, request: Any) -> None:
         """Frees what the request holds; one that has finished is left alone."""
+
+    def stats(self) -> EngineStats:
+        """What it does and did, as of now."""
 
 
 class TokenTexts(Protocol):

@@ -19,6 +19,7 @@ import yaml
 from click.testing import CliRunner
 
 from mistralrs_onnx.server.lifecycle import ServerOptions
+from mistralrs_onnx.tools.reference.route_notes import ROUTES
 from mistralrs_onnx.tools.serve import main as serve
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,14 @@ def test_ports_agree() -> None:
     assert COMPOSE["services"]["server"]["ports"] == [f"127.0.0.1:{port}:{port}"]
     assert DEPLOYMENT["spec"]["template"]["spec"]["enableServiceLinks"] is False, "it would set MISTRALRS_PORT"
     assert SERVICE["spec"]["selector"] == DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
+
+
+def test_collectors_of_metrics_find_them() -> None:
+    pod = DEPLOYMENT["spec"]["template"]
+    found = pod["metadata"]["annotations"]
+    assert found["prometheus.io/scrape"] == "true"
+    assert found["prometheus.io/port"] == str(pod["spec"]["containers"][0]["ports"][0]["containerPort"])
+    assert f"GET {found['prometheus.io/path']}" in ROUTES
 
 
 def test_nothing_runs_as_root() -> None:

@@ -22,6 +22,7 @@ from mistralrs_onnx.runtime.errors import RequestError
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.logprobs import TokenLogprob, TokenLogprobs
 from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.stats import EngineStats
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.requantize import Requantize
 
@@ -121,6 +122,9 @@ class Parrot:
         with self._lock:
             if request in self.running:
                 self.running.remove(request)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self.running))
 
     def _run(self) -> None:
         while not self.closed:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import cli, library, mission, models, routes, settings
+from . import cli, library, metrics, mission, models, routes, settings
 
 COMMAND = "python -m mistralrs_onnx.tools.reference docs/reference"
 NOTE = f"<!-- Written by `{COMMAND}` from the code: change that. -->\n\n"
@@ -15,6 +15,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "cli.md": cli.page,
     "configuration.md": settings.page,
     "http.md": routes.page,
+    "metrics.md": metrics.page,
     "python.md": library.page,
     "architectures.md": models.architectures,
     "formats.md": models.formats,

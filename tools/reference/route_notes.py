@@ -15,6 +15,7 @@ ROUTES: Mapping[str, str] = {
     "POST /v1/unload_lora_adapter": "Unloads it; running requests keep it.",
     "GET /health": "200 as long as the process answers.",
     "GET /ready": "200 when a model is loaded and requests are taken, else 503.",
+    "GET /metrics": "What the server does and did, for Prometheus ([metrics](metrics.md)).",
 }
 TYPES: Mapping[str, str] = {  # of fields that are read in several forms
     "grammar": "object",
