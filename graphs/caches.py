@@ -49,11 +49,12 @@ class KeyValues:
         query = qkv if is_half else self._cast(qkv)
         bias, sinks = (None if value is None else self._cast(value) for value in (rows.bias, sinks))
         scales_and_norms = (None,) * 4
+        inputs = [query, None, None, *past, rows.seqlens_k, rows.total, *self._rotary(spec, rows)]
+        inputs += [bias, sinks, *scales_and_norms, rows.query_seqlens]
         output, *present = self._emit.ops(
             "GroupQueryAttention",
             3,
-            *(query, None, None, *past, rows.seqlens_k, rows.total, *self._rotary(spec, rows)),
-            *(bias, sinks, *scales_and_norms, rows.query_seqlens),
+            *_trimmed(inputs),
             domain=CONTRIB_DOMAIN,
             num_heads=spec.num_heads,
             kv_num_heads=spec.num_kv_heads,
@@ -86,6 +87,13 @@ class KeyValues:
         if value not in self._casts:
             self._casts[value] = self._emit.op("Cast", value, to=self._dtype)
         return self._casts[value]
+
+
+def _trimmed(inputs: list[ir.Value | None]) -> list[ir.Value | None]:
+    """Without what is missing at their end, which older hosts do not know."""
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    return inputs
 
 
 class PackedCache:
