@@ -11,8 +11,9 @@ from click.testing import CliRunner
 import mistralrs_onnx
 from mistralrs_onnx.compiler.archs import ARCHS
 from mistralrs_onnx.ops.formats import FORMATS
+from mistralrs_onnx.server.metrics.table import METRICS
 from mistralrs_onnx.tools.main import COMMANDS
-from mistralrs_onnx.tools.reference import cli, library, models, pages, routes, settings
+from mistralrs_onnx.tools.reference import cli, library, metrics, models, pages, routes, settings
 from mistralrs_onnx.tools.reference.route_notes import FIELDS, ROUTES, TYPES
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +57,14 @@ def test_routes_are_those_of_the_server() -> None:
     found = {f"{method} {re.sub('<[^>]*>', 'NAME', path)}" for path, method in served}
     assert set(ROUTES) == found
     assert set(routes.BODIES) == {route for route in ROUTES if route.startswith("POST")}
+
+
+def test_metrics_that_are_told_of_are_exported() -> None:
+    names = {metric.name for metric in METRICS}
+    assert all(f"\n| `{name}` |" in metrics.page() for name in names)
+    told = re.findall(r"mistralrs_\w+", (ROOT / "docs" / "guides" / "deployment.md").read_text(encoding="utf-8"))
+    assert told
+    assert {name.removesuffix("_bucket") for name in told} <= names
 
 
 def test_models_and_formats() -> None:
