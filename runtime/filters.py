@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from .core import Logits
 from .leading import Groups, Ids, Workspace, largest, leading
+from .near import Near, below, clear_nucleus, near_tokens, temper
 from .sampling import SamplingParams
+from .sums import BLOCK, block_sums, dot, total
 
-FAR = 14.0  # nats below the likeliest, where a token has less than a millionth of its probability
 MODERATE = 60.0  # nats: exponentials of numbers up to it, and sums of these, are float32
 TINY = np.float32(1e-38)  # a weight of no weight
-BLOCK = 256  # weights that a draw adds up at once
 
 
 class Distribution(NamedTuple):
@@ -52,7 +52,7 @@ def distribution(
     scaled = temper(row, groups.highest, params.temperature, space.scaled[: len(row)])
     weights = np.exp(scaled, out=space.weights[: len(row)])
     if params.top_p < 1 and not found.is_nucleus:
-        kept = leading(weights, weights, params.top_p * float(weights.sum()), space)
+        kept = leading(weights, weights, params.top_p * total(weights), space)
         weights, token_ids = weights[kept], _of(token_ids, kept)
     if params.min_p > 0:
         kept = np.flatnonzero(weights >= params.min_p)
@@ -75,84 +75,55 @@ def _found_by_logits(groups: Groups, params: SamplingParams, space: Workspace) -
     if 0 < params.top_k < len(groups.row):
         return _Found(largest(groups, params.top_k, space), is_nucleus=False)
     if params.top_p < 1:
-        places = clear_nucleus(groups, params.top_p, params.temperature)
+        near = near_tokens(groups, params.temperature)
+        places = None if near is None else clear_nucleus(near, params.top_p)
         return _Found(places, places is not None)
     if params.min_p > 0:
         distance = params.temperature * (1e-3 - math.log(params.min_p))  # and a little more, for rounding
-        return _Found(groups.at_least(_below(groups.highest, distance)), is_nucleus=False)
+        return _Found(groups.at_least(below(groups.highest, distance)), is_nucleus=False)
     return _Found(None, is_nucleus=False)
-
-
-def _below(highest: np.float32, distance: float) -> np.float32:
-    return np.float32(float(highest) - distance - 1e-5 * abs(float(highest)))
 
 
 def _of(token_ids: Ids | None, kept: Ids) -> Ids:
     return kept if token_ids is None else token_ids[kept]
 
 
-def temper(row: Logits, highest: np.float32, temperature: float, out: Logits | None = None) -> Logits:
-    """Logarithms of probabilities relative to the likeliest token's, which is 0; -inf where they overflow."""
-    scaled = np.subtract(row, highest, out=out)
-    if temperature != 1:
-        scaled /= np.float32(temperature)
-    return scaled
-
-
-def clear_nucleus(groups: Groups, top_p: float, temperature: float) -> Ids | None:
-    """What top-p keeps, ascending, if that can be told without the exponential of every logit; else None.
-
-    Logits within FAR of the highest are added up. The others have at most what they had if each were the largest of
-    its group: when the fewest that suffice without them suffice with so much more, what they have does not matter.
-    """
-    least = _below(groups.highest, FAR * temperature)
-    places = groups.at_least(least)
-    if len(places) > len(groups.row) // 8:
-        return None
-    weights = np.exp(temper(groups.row[places], groups.highest, temperature))
-    total = float(weights.sum())
-    kept = leading(weights, weights, top_p * total)
-    with_rest = total + groups.weight_below(least, temperature)
-    is_clear = float(weights[kept].sum()) > top_p * with_rest * (1 + 1e-6)
-    return places[kept] if is_clear else None
-
-
-def draw_unfiltered(groups: Groups, temperature: float, u: float, space: Workspace | None = None) -> int:
+def draw_unfiltered(
+    groups: Groups, temperature: float, near: Near | None, u: float, space: Workspace | None = None
+) -> int:
     """The place at `u` in [0, 1) of a row that temperature alone shapes.
 
-    Logits within FAR of the highest come first, the others behind them. These have at most what they had if each were
-    the largest of its group: mostly that, or nothing, moves `u` over the same place, and is not looked at.
+    What is `near` comes first, the others behind it. The most that these may have, or nothing, mostly moves `u` over
+    the same place, and they are not looked at.
     """
-    least = _below(groups.highest, FAR * temperature)
-    near = groups.at_least(least)
     space = space or Workspace(len(groups.row))
-    if len(near) > len(groups.row) // 8:
-        near = near[:0]
-    mass = np.cumsum(np.exp(temper(groups.row[near], groups.highest, temperature)), dtype=np.float64)
-    total = float(mass[-1]) if len(near) else 0.0
-    most = groups.weight_below(least, temperature) * (1 + 1e-6)
-    least_place, most_place = np.searchsorted(mass, [u * total, u * (total + most)], side="right").tolist()
-    if least_place == most_place < len(near):
-        return int(near[least_place])
-    scaled = temper(groups.row, groups.highest, temperature, space.scaled[: len(groups.row)])
-    weights = np.exp(scaled, out=scaled)
-    weights[near] = 0
-    rest = float(weights.sum())
-    place = int(np.searchsorted(mass, u * (total + rest), side="right"))
-    if place < len(near) or not rest:
-        return int(near[min(place, len(near) - 1)])
-    return inverse_cdf(weights, (u * (total + rest) - total) / rest)
+    weights = space.scaled[: len(groups.row)]
+    if near is None:
+        np.exp(temper(groups.row, groups.highest, temperature, weights), out=weights)
+        return inverse_cdf(weights, u)
+    mass, most = np.cumsum(near.weights, dtype=np.float64), near.rest * (1 + 1e-6)
+    all_near = float(mass[-1])
+    least_place, most_place = np.searchsorted(mass, [u * all_near, u * (all_near + most)], side="right").tolist()
+    if least_place == most_place < len(mass):
+        return int(near.places[least_place])
+    np.exp(temper(groups.row, groups.highest, temperature, weights), out=weights)
+    weights[near.places] = 0
+    rest = total(weights)
+    place = int(np.searchsorted(mass, u * (all_near + rest), side="right"))
+    if place < len(mass) or not rest:
+        return int(near.places[min(place, len(mass) - 1)])
+    return inverse_cdf(weights, (u * (all_near + rest) - all_near) / rest)
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:
     """Places kept. With p = w / Z, |-log p - H| is the distance of log w from its mean under p."""
     space = space or Workspace(len(weights))
-    total = float(weights.sum())
+    mass = total(weights)
     scaled = np.maximum(weights, TINY, out=space.scaled[: len(weights)])  # no 0, whose logarithm times 0 is no number
     np.log(scaled, out=scaled)
-    mean = np.float32(float(np.multiply(scaled, weights, out=space.products[: len(weights)]).sum()) / total)
+    mean = np.float32(dot(scaled, weights) / mass)
     keys = np.negative(np.abs(np.subtract(scaled, mean, out=scaled), out=scaled), out=scaled)
-    kept = leading(keys, weights, typical_p * total, space)
+    kept = leading(keys, weights, typical_p * mass, space)
     return kept[weights[kept] > 0]
 
 
@@ -166,7 +137,7 @@ def inverse_cdf(weights: Logits, u: float) -> int:
 
 def block_mass(weights: Logits) -> NDArray[np.float64]:
     """What the weights up to the end of each block come to."""
-    return np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
+    return np.cumsum(block_sums(weights), dtype=np.float64)
 
 
 def place_at(weights: Logits, mass: NDArray[np.float64], u: float) -> int:

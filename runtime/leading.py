@@ -18,6 +18,7 @@ Mask = NDArray[np.bool_]
 GROUP = 64  # numbers of which the largest stands for all
 SORTED = 2048  # up to so many keys are sorted; more are narrowed down first
 SAMPLED = 1024  # keys whose order tells where to narrow
+LOWEST = np.float32(-120)  # its exponential is 0, as that of -infinity, but 0 times it is a number
 SPREAD = 3  # standard deviations that the rank of a sample may be off
 
 
@@ -28,6 +29,7 @@ class Workspace:
         self.num_tokens = num_tokens
         self.edited, self.scaled, self.weights = np.empty((3, num_tokens), np.float32)
         self.products = np.empty(num_tokens + 31, np.float32)  # and masks, of whole words
+        self.marks = np.empty(num_tokens, np.float32)
         self.above, self.wider = np.empty((2, num_tokens), np.bool_)
 
 
@@ -51,19 +53,33 @@ class Groups:
 
     def at_least(self, least: np.float32) -> Ids:
         """Ascending places of what is not less."""
-        groups = np.flatnonzero(self.maxima[: self._num_groups] >= least)
-        if len(groups) > self._num_groups // 8 or not self._num_groups:
+        found = (self.maxima >= least).nonzero()[0]
+        if len(found) > self._num_groups // 8 or not self._num_groups:
             return np.flatnonzero(self.row >= least)
-        lines, found = np.nonzero(self._columns[:, groups] >= least)
-        alone = np.flatnonzero(self._rest >= least) + GROUP * self._num_groups
-        return np.concatenate([lines * self._num_groups + groups[found], alone])
+        groups, alone = np.split(found, [found.searchsorted(self._num_groups)])
+        if not len(groups):
+            return alone + (GROUP - 1) * self._num_groups
+        inside = self._columns.take(groups, axis=1) >= least
+        lines, columns = np.divmod(inside.ravel().nonzero()[0], len(groups))
+        return np.concatenate([lines * self._num_groups + groups[columns], alone + (GROUP - 1) * self._num_groups])
 
     def weight_below(self, least: np.float32, temperature: float) -> float:
         """At least the sum of exp((x - highest) / temperature) over all x under `least`."""
-        scaled = (np.minimum(self.maxima, least) - self.highest) / np.float32(temperature)
-        weights = np.exp(scaled, out=scaled)
-        grouped, alone = weights[: self._num_groups], weights[self._num_groups :]
-        return GROUP * float(grouped.sum()) + float(alone.sum())
+        scaled = self._scaled_below(least, temperature)
+        return self._of_all(np.exp(scaled, out=scaled))
+
+    def moment_below(self, least: np.float32, temperature: float) -> float:
+        """At least the sum of -s exp(s), s = (x - highest) / temperature, over all x under `least`, whose s <= -1."""
+        scaled = np.clip(self._scaled_below(least, temperature), LOWEST, 0)
+        return -self._of_all(scaled * np.exp(scaled))
+
+    def _scaled_below(self, least: np.float32, temperature: float) -> Floats:
+        scaled: Floats = (np.minimum(self.maxima, least) - self.highest) / np.float32(temperature)
+        return scaled
+
+    def _of_all(self, values: Floats) -> float:
+        """The sum of values of which whole groups have one."""
+        return GROUP * float(values[: self._num_groups].sum()) + float(values[self._num_groups :].sum())
 
 
 def largest(groups: Groups, count: int, space: Workspace | None = None) -> Ids:

@@ -11,6 +11,7 @@ import numpy as np
 from .core import Logits
 from .filters import MODERATE
 from .leading import Groups, Workspace, largest
+from .sums import total
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
 
@@ -37,8 +38,8 @@ def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | 
     normalizer = log_sum_exp(row, space, groups.highest)
     places = likeliest(groups, num_top)
     logits, own = row[places].tolist(), float(row[token_id])
-    found = zip(places, logits, strict=True)
-    top = tuple(TokenLogprob(place, logit - normalizer) for place, logit in found if logit > -math.inf)
+    likely = [logit for logit in logits if logit > -math.inf]
+    top = tuple(map(TokenLogprob, places, [logit - normalizer for logit in likely]))
     if logits and own > logits[-1]:
         return TokenLogprobs(token_id, own - normalizer, top, sum(logit >= own for logit in logits))
     is_ahead = np.greater_equal(row, row[token_id], out=None if space is None else space.above)
@@ -57,10 +58,9 @@ def log_sum_exp(row: Logits, space: Workspace | None = None, highest: np.float32
     highest = row.max() if highest is None else highest
     out = None if space is None else space.scaled
     if abs(float(highest)) < MODERATE:
-        return math.log(float(np.exp(row, out=out).sum()))
+        return math.log(total(np.exp(row, out=out)))
     shifted = np.subtract(row, highest, out=out)
-    total = np.exp(shifted, out=shifted).sum()
-    return float(highest) + math.log(float(total))
+    return float(highest) + math.log(total(np.exp(shifted, out=shifted)))
 
 
 def likeliest(groups: Groups, num_top: int) -> list[int]:

@@ -40,10 +40,9 @@ def dry(
     followers, lengths = repetitions(context, breakers)
     long = lengths >= allowed_length
     if long.any():
-        token_ids, places = np.unique(followers[long], return_inverse=True)
-        longest = np.zeros(len(token_ids))
-        np.maximum.at(longest, places, lengths[long])
-        row[token_ids] -= np.minimum(multiplier * base ** (longest - allowed_length), MOST).astype(np.float32)
+        token_ids = followers[long]
+        losses = np.minimum(multiplier * base ** (lengths[long] - float(allowed_length)), MOST).astype(np.float32)
+        np.minimum.at(row, token_ids, row[token_ids] - losses)  # the longest costs most
 
 
 def repetitions(context: Ids, breakers: AbstractSet[int]) -> tuple[Ids, Ids]:
@@ -52,7 +51,8 @@ def repetitions(context: Ids, breakers: AbstractSet[int]) -> tuple[Ids, Ids]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     ends = np.flatnonzero(context[:-1] == context[-1])
     if breakers:
-        ends = ends[~np.isin(context[ends + 1], list(breakers))]
+        column = np.fromiter(breakers, np.int64, len(breakers))[:, None]
+        ends = ends[~(context[ends + 1] == column).any(0)]
     lengths = np.ones(len(ends), np.int64)
     alive = np.arange(len(ends))
     for back in range(1, min(MAX_MATCH, len(context))):

@@ -1,27 +1,31 @@
 """Draws from rows of which a filter keeps much: from all tokens, until one comes that the filter keeps.
 
 What is drawn follows the filtered probabilities exactly (von Neumann, 1951), and nobody has to find out what else is
-kept: for the token at hand it takes the mass of those that go before it.
+kept: for the token at hand it takes the mass of those that go before it, of as much of the row as decides.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .filters import FAR, MODERATE, TINY, block_mass, place_at, temper
-from .leading import Groups, Workspace, mass_of
+from .filters import MODERATE, TINY, block_mass, draw_unfiltered, place_at
+from .leading import Groups, Workspace
+from .near import FAR, Near, is_clearly_typical, near_tokens
 from .sampling import SamplingParams
+from .sums import BLOCK, dot
 
 SMALLEST = 4096  # tokens of a row: shorter ones are filtered as quickly
 LEAST_SHARE = 0.5  # of the probability: less would be drawn too often in vain
 MOST_TRIES = 64
 SAMPLED = 61  # of so many logits one is looked at to see whether a row is flat
-LOWEST = np.float32(math.log(TINY))
+LOWEST = math.log(TINY)
+PIECE = 128 * BLOCK  # tokens looked at before it is asked whether they decide
 
 Uniforms = Callable[[int], float]  # in [0, 1), another one for each try
 
@@ -31,63 +35,116 @@ def draw_kept(groups: Groups, params: SamplingParams, uniforms: Uniforms, space:
     if len(groups.row) < SMALLEST or params.top_k > 0 or params.min_p > 0:
         return None
     if params.top_p == 1 and LEAST_SHARE <= params.typical_p < 1:
-        return _typical(groups, params, uniforms, space)
+        near = near_tokens(groups, params.temperature)
+        if near is not None:
+            return _draw_typical(groups, near, params, uniforms, space)
+        return by_typicality(groups, params, space).draw(uniforms)
     if params.typical_p == 1 and LEAST_SHARE <= params.top_p < 1 and _is_flat(groups, params.temperature):
-        return _nucleus(groups, params, uniforms, space)
+        return by_weight(groups, params, space).draw(uniforms)
     return None
 
 
 def _is_flat(groups: Groups, temperature: float) -> bool:
-    """Whether more than an eighth is within FAR of the highest, which `clear_nucleus` leaves alone, as samples say."""
+    """Whether more than an eighth is within FAR of the highest, which `near_tokens` leaves alone, as samples say."""
     samples = groups.row[::SAMPLED]
     least = np.float32(float(groups.highest) - FAR * temperature)
     return int(np.count_nonzero(samples >= least)) > len(samples) // 8
 
 
-def _nucleus(groups: Groups, params: SamplingParams, uniforms: Uniforms, space: Workspace) -> int | None:
-    _, weights = _weights(groups, params.temperature, space)
-    return _draw(np.greater, weights, weights, block_mass(weights), params.top_p, uniforms, space)
-
-
-def _typical(groups: Groups, params: SamplingParams, uniforms: Uniforms, space: Workspace) -> int | None:
-    """As `filters.typical`: what is nearest to the entropy goes first."""
-    scaled, weights = _weights(groups, params.temperature, space)
-    mass, products, out = block_mass(weights), space.products[: len(weights)], space.scaled[: len(weights)]
-    total = float(mass[-1])
-    with np.errstate(invalid="ignore"):  # nothing of infinity is no number
-        mean = float(np.multiply(scaled, weights, out=products).sum()) / total
-    if math.isnan(mean):
-        scaled = np.maximum(scaled, scaled.max() + LOWEST, out=out)
-        mean = float(np.multiply(scaled, weights, out=products).sum()) / total
-    distances = np.abs(np.subtract(scaled, np.float32(mean), out=out), out=out)
-    return _draw(np.less, distances, weights, mass, params.typical_p, uniforms, space)
-
-
-def _weights(groups: Groups, temperature: float, space: Workspace) -> tuple[Logits, Logits]:
-    """Logarithms of weights, not to be written to, and weights. Those of moderate logits need not be moved down."""
-    row, scaled = groups.row, space.scaled[: len(groups.row)]
-    if abs(float(groups.highest)) > MODERATE * temperature:
-        scaled = temper(row, groups.highest, temperature, scaled)
-    else:
-        scaled = row if temperature == 1 else np.multiply(row, np.float32(1 / temperature), out=scaled)
-    return scaled, np.exp(scaled, out=space.weights[: len(row)])
-
-
-def _draw(
-    goes_first: np.ufunc,
-    keys: Logits,
-    weights: Logits,
-    mass: NDArray[np.float64],
-    share: float,
-    uniforms: Uniforms,
-    space: Workspace,
+def _draw_typical(
+    groups: Groups, near: Near, params: SamplingParams, uniforms: Uniforms, space: Workspace
 ) -> int | None:
-    """A place before which less than `share` of all weighs; of equal keys the lower place goes first."""
-    target = share * float(mass[-1])
+    """Of a row with few likely tokens, the others of which are looked at only where they matter."""
     for attempt in range(MOST_TRIES):
-        place = place_at(weights, mass, uniforms(attempt))
-        before = goes_first(keys, keys[place], out=space.above[: len(keys)])
-        equals = np.flatnonzero(keys[:place] == keys[place])
-        if mass_of(before, weights, space) + float(weights[equals].sum()) < target:
+        place = draw_unfiltered(groups, params.temperature, near, uniforms(attempt), space)
+        is_kept = is_clearly_typical(groups, near, place, params)
+        if is_kept is None:
+            is_kept = by_typicality(groups, params, space).is_kept(place)
+        if is_kept:
             return place
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """In which a filter takes the tokens of a row until it has its share of the weights.
+
+    `keys` of a slice of the row; ufuncs tell how those that go first compare with others. Of equals the lower place
+    goes first.
+    """
+
+    weights: Logits
+    mass: NDArray[np.float64]  # up to the end of each block
+    share: float
+    keys: Callable[[slice], Logits]
+    is_ahead: np.ufunc
+    is_ahead_or_equal: np.ufunc
+    marks: Logits  # to write to
+
+    def draw(self, uniforms: Uniforms) -> int | None:
+        for attempt in range(MOST_TRIES):
+            place = place_at(self.weights, self.mass, uniforms(attempt))
+            if self.is_kept(place):
+                return place
+        return None
+
+    def is_kept(self, place: int) -> bool:
+        """Whether what goes before weighs less than the share. Ends where the rest of the row cannot change it."""
+        key, before = self.keys(slice(place, place + 1))[0], 0.0
+        target = self.share * float(self.mass[-1])
+        for begin in range(0, len(self.weights), PIECE):
+            piece = slice(begin, min(begin + PIECE, len(self.weights)))
+            before += dot(self.weights[piece], self._marked(piece, place, key))
+            rest = float(self.mass[-1] - self.mass[(piece.stop - 1) // BLOCK])
+            if before >= target or before + rest < target:
+                break
+        return before < target
+
+    def _marked(self, piece: slice, place: int, key: np.float32) -> Logits:
+        """1 for what goes before the place, else 0."""
+        keys, marks = self.keys(piece), self.marks[: piece.stop - piece.start]
+        split = min(max(place - piece.start, 0), len(keys))
+        self.is_ahead_or_equal(keys[:split], key, out=marks[:split])
+        self.is_ahead(keys[split:], key, out=marks[split:])
+        return marks
+
+
+def by_weight(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
+    """That of top-p."""
+    weights = _weights(_moderate(groups, params.temperature, space), params.temperature, space)
+    mass = block_mass(weights)
+    return Order(weights, mass, params.top_p, weights.__getitem__, np.greater, np.greater_equal, space.marks)
+
+
+def by_typicality(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
+    """That of typical-p, as `filters.typical`: logits nearest to their mean are nearest to the entropy."""
+    row = _moderate(groups, params.temperature, space)
+    weights = _weights(row, params.temperature, space)
+    with np.errstate(invalid="ignore"):  # nothing of infinity is no number
+        moment = dot(row, weights)
+    if math.isnan(moment):
+        lowest = np.float32(float(row.max()) + params.temperature * LOWEST)
+        row = np.clip(row, lowest, np.float32(np.inf), out=space.scaled[: len(row)])
+        moment = dot(row, weights)
+    mass = block_mass(weights)
+    mean = np.float32(moment / float(mass[-1]))
+
+    def distances(piece: slice) -> Logits:
+        found = np.subtract(row[piece], mean, out=space.products[piece])
+        return np.abs(found, out=found)
+
+    return Order(weights, mass, params.typical_p, distances, np.less, np.less_equal, space.marks)
+
+
+def _moderate(groups: Groups, temperature: float, space: Workspace) -> Logits:
+    """The row, moved to a highest of 0 if exponentials of it might be no numbers."""
+    row = groups.row
+    if abs(float(groups.highest)) <= MODERATE * temperature:
+        return row
+    return np.subtract(row, groups.highest, out=space.scaled[: len(row)])
+
+
+def _weights(row: Logits, temperature: float, space: Workspace) -> Logits:
+    weights = space.weights[: len(row)]
+    scaled = row if temperature == 1 else np.multiply(row, np.float32(1 / temperature), out=weights)
+    return np.exp(scaled, out=weights)

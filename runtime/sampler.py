@@ -15,6 +15,7 @@ from .errors import RequestError
 from .filters import Distribution, distribution, draw_unfiltered
 from .leading import Groups, Ids, Workspace
 from .logprobs import TokenLogprobs, token_logprobs
+from .near import near_tokens
 from .rejection import draw_kept
 from .sampling import SamplingParams
 
@@ -110,7 +111,8 @@ class Sampler:
         else:
             uniforms = partial(uniform, context.seed, len(context.history) - context.num_prompt)
             if not params.has_filters:
-                place = draw_unfiltered(groups, params.temperature, uniforms(), self._space)
+                near = near_tokens(groups, params.temperature)
+                place = draw_unfiltered(groups, params.temperature, near, uniforms(), self._space)
             elif (kept := draw_kept(groups, params, uniforms, self._space)) is not None:
                 place = kept
             else:

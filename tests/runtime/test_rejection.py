@@ -12,7 +12,8 @@ from chi_square import Array, chi_square, critical
 
 from mistralrs_onnx.runtime.filters import distribution
 from mistralrs_onnx.runtime.leading import Groups, Workspace
-from mistralrs_onnx.runtime.rejection import MOST_TRIES, SMALLEST, draw_kept
+from mistralrs_onnx.runtime.near import near_tokens
+from mistralrs_onnx.runtime.rejection import MOST_TRIES, PIECE, SMALLEST, by_typicality, by_weight, draw_kept
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler, uniform
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -62,6 +63,16 @@ def test_draws_follow_the_filtered_probabilities(row: Array, setting: dict[str, 
     check(row, setting, 20_000)
 
 
+@pytest.mark.parametrize("lead", [2, 9])
+def test_rows_with_few_likely_tokens_too(lead: float) -> None:
+    """Of a mass that is spread over others, which have to be looked at for some draws or for most."""
+    peaked = np.random.default_rng(4).normal(0, 1.5, VOCAB).astype(np.float32)
+    peaked[50:90:2] += np.float32(lead)
+    peaked[[7, 8]] += np.float32(lead + 8)
+    assert near_tokens(Groups(peaked), 0.6) is not None
+    check(peaked, {"typical_p": 0.9, "temperature": 0.6}, 20_000)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_also_100_000(row: Array, setting: dict[str, Any]) -> None:
@@ -86,6 +97,23 @@ def test_the_sampler_draws_so(row: Array, setting: dict[str, Any], make_request:
         expected = draw_kept(Groups(row), request.params, uniforms, Workspace(VOCAB))
         assert Sampler().sample(row[None], [request]).tolist() == [expected]
         request.append(int(expected or 0))
+
+
+def test_long_rows_are_looked_at_in_pieces_until_they_decide() -> None:
+    """Places at borders and in the middle of pieces, and equals; sums of float32 weights err by 1e-6 of all."""
+    long = np.random.default_rng(2).normal(0, 1.0, 3 * PIECE + 1000).astype(np.float32).round(2)
+    long[5::70] = -np.inf
+    space, wide = Workspace(len(long)), np.exp(long.astype(np.float64))
+    distances = np.abs(long - (np.where(wide > 0, long, 0) * wide).sum() / wide.sum())
+    places = [0, 1, PIECE - 1, PIECE, 2 * PIECE + 7, len(long) - 1, *range(100, len(long), 977)]
+    for keys, make in ((-long, by_weight), (distances, by_typicality)):
+        order, found = make(Groups(long), SamplingParams(top_p=0.8, typical_p=0.8), space), []
+        for place in places:
+            ties = np.isclose(keys[:place], keys[place], atol=1e-5)
+            before = (wide[keys < keys[place] - 1e-5].sum() + wide[:place][ties].sum()) / wide.sum()
+            found.append(order.is_kept(place))
+            assert found[-1] == (before < 0.8) or abs(before - 0.8) < 1e-5
+        assert 0.4 * len(found) < sum(found) < len(found)
 
 
 PEAKED = np.full(VOCAB, -40.0, np.float32)

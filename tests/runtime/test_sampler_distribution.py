@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from chi_square import chi_square, critical
 
-from mistralrs_onnx.runtime.filters import FAR, Distribution, draw_unfiltered
+from mistralrs_onnx.runtime.filters import Distribution, draw_unfiltered
 from mistralrs_onnx.runtime.leading import Groups
+from mistralrs_onnx.runtime.near import FAR, near_tokens
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler, uniform
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -167,6 +168,12 @@ def test_a_small_mistake_would_be_noticed(wrong: dict[str, Any], uniforms: Array
     assert statistic > critical(freedom)
 
 
+def draw_at(row: Array, points: Array) -> Array:
+    groups = Groups(row)
+    near = near_tokens(groups, 1.0)
+    return np.array([draw_unfiltered(groups, 1.0, near, u) for u in points.tolist()])
+
+
 def near_first(row: Array, num_near: int) -> tuple[Array, Array]:
     """Tokens in the order in which an unfiltered draw lays them out, and the sums of their weights before each."""
     scaled = row.astype(np.float64) - row.max()
@@ -183,11 +190,10 @@ def test_draws_without_filters_invert_the_sum_of_weights(lead: float, num_near: 
     """
     row = np.random.default_rng(3).normal(0, 2.0, 5000).astype(np.float32)
     row[4000] = row.max() + np.float32(lead)
-    groups = Groups(row)
     order, mass = near_first(row, num_near)
     rest = 1 - mass[num_near] / mass[-1]
     points = np.concatenate([uniforms[:2000], 1 - 1.5 * rest * uniforms[2000:4000]])
-    places = np.argsort(order, kind="stable")[[draw_unfiltered(groups, 1.0, u) for u in points.tolist()]]
+    places = np.argsort(order, kind="stable")[draw_at(row, points)]
     target, slack = points * mass[-1], 1e-6 * mass[-1]
     assert (mass[places] <= target + slack).all()
     assert (target - slack <= mass[places + 1]).all()
@@ -195,17 +201,16 @@ def test_draws_without_filters_invert_the_sum_of_weights(lead: float, num_near: 
 
 def test_draws_without_filters_follow_the_softmax(uniforms: Array) -> None:
     row = np.random.default_rng(3).normal(0, 1.5, 2000).astype(np.float32)
-    groups, probabilities = Groups(row), np.exp(row.astype(np.float64))
-    drawn = np.array([draw_unfiltered(groups, 1.0, u) for u in uniforms[:10_000].tolist()])
-    statistic, freedom = chi_square(drawn, 10_000 * probabilities / probabilities.sum())
+    probabilities = np.exp(row.astype(np.float64))
+    statistic, freedom = chi_square(draw_at(row, uniforms[:10_000]), 10_000 * probabilities / probabilities.sum())
     assert statistic <= critical(freedom)
 
 
 def test_the_ends_of_unfiltered_draws_are_tokens() -> None:
     row = np.full(1000, -np.inf, np.float32)
     row[[500, 700]] = 3.0
-    assert [draw_unfiltered(Groups(row), 1.0, u) for u in (0.0, 0.4, 0.6, 1 - 2.0**-53)] == [500, 500, 700, 700]
-    assert draw_unfiltered(Groups(np.zeros(1000, np.float32)), 1.0, 1 - 2.0**-53) == 999
+    assert draw_at(row, np.array([0.0, 0.4, 0.6, 1 - 2.0**-53])).tolist() == [500, 500, 700, 700]
+    assert draw_at(np.zeros(1000, np.float32), np.array([1 - 2.0**-53])).tolist() == [999]
 
 
 def test_tokens_of_one_request_follow_the_formula_too(make_request: MakeRequest) -> None:

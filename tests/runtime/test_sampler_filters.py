@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistralrs_onnx.runtime.filters import clear_nucleus, distribution, inverse_cdf, typical
+from mistralrs_onnx.runtime.filters import distribution, inverse_cdf, typical
 from mistralrs_onnx.runtime.leading import Groups, Workspace, largest, leading
+from mistralrs_onnx.runtime.near import clear_nucleus, near_tokens
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
 Array = np.ndarray[Any, Any]
@@ -152,13 +153,15 @@ def test_a_clear_nucleus_is_the_nucleus_and_a_flat_row_has_none() -> None:
     for _ in range(50):
         row = rng.normal(0, 2.0, 20_000).astype(np.float32)
         row[rng.choice(20_000, 50)] += rng.exponential(4, 50).astype(np.float32) + 6
-        found = clear_nucleus(Groups(row), 0.9, 0.8)
+        near = near_tokens(Groups(row), 0.8)
+        assert near is not None
+        found = clear_nucleus(near, 0.9)
         if found is not None:
             num_clear += 1
             weights = np.exp((row.astype(np.float64) - row.max()) / 0.8)
             check_fewest(np.argsort(-row, kind="stable"), weights, found, 0.9)
     assert num_clear > 25
-    assert clear_nucleus(Groups(np.zeros(20_000, np.float32)), 0.9, 1.0) is None
+    assert near_tokens(Groups(np.zeros(20_000, np.float32)), 1.0) is None
 
 
 def test_filters_work_on_what_the_one_before_left() -> None:
