@@ -31,12 +31,12 @@ class UniformCache:
             seqlens_k=emit.input(contract.SEQLENS_K, ir.DataType.INT32, ["slots"]),
             total=emit.input(contract.TOTAL_SEQUENCE_LENGTH, ir.DataType.INT32, []),
         )
-        rope_index = emit.input(contract.ROPE_INDEX, ir.DataType.INT64, ["tokens"])
+        self._rope_index = emit.input(contract.ROPE_INDEX, ir.DataType.INT64, ["tokens"])
+        self._positions: ir.Value | None = None
         self._logit_index = emit.input(contract.LOGIT_INDEX, ir.DataType.INT64, ["logits"])
         self._tables = Tables(emit, rope_rows)
         self._kv = KeyValues(emit, geometry, dtype, Axes("slots", "capacity", "capacity"), self._tables)
         self._narrow: dict[Rope | LongRope, tuple[ir.Value, ir.Value]] = {}
-        self._positions = emit.op("Unsqueeze", rope_index, emit.ints(0))
         self._batch = emit.op("Concat", emit.op("Shape", ids), emit.ints(-1), axis=0)  # (slots, rows, -1)
         self.ids = emit.op("Reshape", ids, emit.ints(-1))
 
@@ -47,6 +47,8 @@ class UniformCache:
         return self._narrow[rope]
 
     def positions(self, rope: Rope | LongRope) -> ir.Value:
+        if self._positions is None:
+            self._positions = self._emit.op("Unsqueeze", self._rope_index, self._emit.ints(0))
         return self._positions
 
     def attend(self, spec: Attention, layer: int, qkv: ir.Value, sinks: ir.Value | None) -> ir.Value:

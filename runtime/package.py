@@ -6,6 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
@@ -25,6 +26,13 @@ from .errors import PackageError
 CHECK = "compile the model again (mistralrs-compile ... --force)"
 
 
+class CudaGraphs(NamedTuple):
+    """The one that serves, and the one that copies slots."""
+
+    engine: Path
+    slots: Path
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
     """A folder whose files are those that its manifest names."""
@@ -41,6 +49,14 @@ class Package:
             raise PackageError(f"{self.path} has no serving graph for {kv_dtype} keys and values, only {list(engines)}")
         return self.path / engines[kv_dtype]
 
+    def cuda(self) -> CudaGraphs:
+        """Raises PackageError where there are none."""
+        record = self.manifest.cuda
+        if record is None:
+            reason = "X-LoRA runs on the CPU only" if self.manifest.xlora else f"it was made before there were: {CHECK}"
+            raise PackageError(f"{self.path} has no graph for CUDA, {reason}")
+        return CudaGraphs(self.path / record.engine, self.path / record.slots)
+
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(str(self.path / TOKENIZER))
 
@@ -55,7 +71,9 @@ def open_package(path: Path, *, verify: bool = False) -> Package:
     for name, record in manifest.files.items():
         _check(path, name, record, verify=verify)
     adapters = {record.file for record in manifest.adapters.values()}
-    missing = {TOKENIZER, *manifest.engines.values(), *manifest.lora_engines.values(), *adapters} - set(manifest.files)
+    cuda = set() if manifest.cuda is None else {manifest.cuda.engine, manifest.cuda.slots}
+    engines = {*manifest.engines.values(), *manifest.lora_engines.values()}
+    missing = ({TOKENIZER} | engines | cuda | adapters) - set(manifest.files)
     if missing:
         raise PackageError(f"{path / MANIFEST} does not list {', '.join(sorted(missing))}: {CHECK}")
     return Package(path, manifest)

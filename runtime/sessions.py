@@ -13,38 +13,62 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from .containers import Container
+from .cuda import PROVIDER, cuda_problem, provider_options
+from .devices import CPU, Device
 from .errors import LibraryError, PackageError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+Version = tuple[int, int]
+
 OLDEST = 1, 32  # attention over slots of unequal lengths
+OLDEST_UNIFORM = 1, 31  # over those of equal lengths
 BUILDS = ("onnxruntime", "onnxruntime-gpu")
 HERE = Container()
 
 
-def make_session(path: Path, num_threads: int | None = None) -> InferenceSession:
+def make_session(
+    path: Path, num_threads: int | None = None, device: Device = CPU, oldest: Version = OLDEST
+) -> InferenceSession:
     """A session whose functions are inlined and folded: at a lower level packed linears would return zeros.
 
-    `num_threads`: None takes the processors that this process may use. Raises PackageError.
+    `num_threads`: None takes the processors that this process may use. `oldest`: the version that the graph needs.
+    Raises PackageError, for a device that is not used, too.
     """
-    library = runtime_library()
+    library = runtime_library(oldest)
     options = library.SessionOptions()
     options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = num_threads or num_processors()
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else sessions slow each other
+    providers = _providers(library, device)
     try:
-        session = library.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = library.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # the library raises bare types of its own
-        raise PackageError(f"onnxruntime {library.__version__} cannot load {path}: {error}") from error
+        raise PackageError(f"onnxruntime {library.__version__} cannot load {path} on {device}: {error}") from error
+    if device.is_cuda and PROVIDER not in session.get_providers():
+        raise LibraryError(f"ONNX Runtime does not use {device}, and says above why: see `mistralrs-onnx doctor`")
     _trim()
     return session
 
 
+def _providers(library: ModuleType, device: Device) -> list[str | tuple[str, dict[str, str]]]:
+    """In the order in which they are asked. Raises LibraryError."""
+    cpu = "CPUExecutionProvider"
+    if not device.is_cuda:
+        return [cpu]
+    problem = cuda_problem(library)
+    if problem:
+        raise LibraryError(f"{device} cannot be used: {problem}")
+    return [(PROVIDER, provider_options(device.index)), cpu]
+
+
 @cache
-def runtime_library() -> ModuleType:
-    """The module onnxruntime. Raises LibraryError when it is missing, or two builds of it overwrite each other."""
+def runtime_library(oldest: Version = OLDEST) -> ModuleType:
+    """The module onnxruntime. Raises LibraryError when it is missing or older than `oldest`, or two builds of it
+    overwrite each other.
+    """
     installed = [name for name in BUILDS if _is_installed(name)]
     if len(installed) > 1:
         raise LibraryError(
@@ -56,7 +80,7 @@ def runtime_library() -> ModuleType:
         library = import_module("onnxruntime")
     except ImportError as error:
         raise LibraryError(f"onnxruntime cannot be imported ({error}): pip install 'mistralrs-onnx[cpu]'") from error
-    if tuple(map(int, library.__version__.split(".")[:2])) < OLDEST:
+    if tuple(map(int, library.__version__.split(".")[:2])) < oldest:
         raise LibraryError(f"onnxruntime {library.__version__} is too old: pip install 'mistralrs-onnx[cpu]'")
     return library
 
