@@ -56,12 +56,14 @@ class Groups:
         found = (self.maxima >= least).nonzero()[0]
         if len(found) > self._num_groups // 8 or not self._num_groups:
             return np.flatnonzero(self.row >= least)
-        groups, alone = np.split(found, [found.searchsorted(self._num_groups)])
-        if not len(groups):
-            return alone + (GROUP - 1) * self._num_groups
+        count = int(found.searchsorted(self._num_groups))
+        groups, alone = found[:count], found[count:] + (GROUP - 1) * self._num_groups
+        if not count:
+            return alone
         inside = self._columns.take(groups, axis=1) >= least
-        lines, columns = np.divmod(inside.ravel().nonzero()[0], len(groups))
-        return np.concatenate([lines * self._num_groups + groups[columns], alone + (GROUP - 1) * self._num_groups])
+        lines, columns = np.divmod(inside.ravel().nonzero()[0], count)
+        places = lines * self._num_groups + groups[columns]
+        return np.concatenate([places, alone]) if len(alone) else places
 
     def weight_below(self, least: np.float32, temperature: float) -> float:
         """At least the sum of exp((x - highest) / temperature) over all x under `least`."""

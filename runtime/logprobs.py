@@ -10,7 +10,7 @@ import numpy as np
 
 from .core import Logits
 from .filters import MODERATE
-from .leading import Groups, Workspace, largest
+from .leading import SORTED, Groups, Workspace, largest
 from .sums import total
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
@@ -67,8 +67,10 @@ def likeliest(groups: Groups, num_top: int) -> list[int]:
     """Places of the largest, descending; of equals the lower first."""
     if not num_top:
         return []
-    places = largest(groups, num_top)
-    order: list[int] = places[np.argsort(-groups.row[places], kind="stable")].tolist()
+    places = groups.at_least(groups.bound(num_top))
+    if len(places) > SORTED:
+        places = largest(groups, num_top)
+    order: list[int] = places[np.argsort(-groups.row[places], kind="stable")[:num_top]].tolist()
     return order
 
 

@@ -18,7 +18,7 @@ MOST = 1e30  # what DRY subtracts at most: finite, or a row could have no token 
 def repeat(row: Logits, seen: Ids, penalty: float) -> None:
     """Divides positive and multiplies negative logits of `seen` tokens, once each (arXiv 1909.05858)."""
     old, factor = row[seen], np.float32(penalty)
-    row[seen] = np.where(old > 0, old / factor, old * factor)
+    row[seen] = (np.minimum if penalty > 1 else np.maximum)(old / factor, old * factor)
 
 
 def count(row: Logits, output: Ids, frequency: float, presence: float) -> None:
@@ -54,12 +54,12 @@ def repetitions(context: Ids, breakers: AbstractSet[int]) -> tuple[Ids, Ids]:
         column = np.fromiter(breakers, np.int64, len(breakers))[:, None]
         ends = ends[~(context[ends + 1] == column).any(0)]
     lengths = np.ones(len(ends), np.int64)
-    alive = np.arange(len(ends))
+    alive, places = np.arange(len(ends)), ends
     for back in range(1, min(MAX_MATCH, len(context))):
         token_id = int(context[-1 - back])
-        alive = alive[ends[alive] >= back]
         if token_id in breakers or not len(alive):
             break
-        alive = alive[context[ends[alive] - back] == token_id]
-        lengths[alive] += 1
+        is_alive = (context[places - back] == token_id) & (places >= back)
+        alive, places = alive[is_alive], places[is_alive]
+        lengths[alive] = back + 1
     return context[ends + 1], lengths
