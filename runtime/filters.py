@@ -45,12 +45,10 @@ def distribution(
     Of equals the lower id goes first. The weights may lie in `space`, until it is used again.
     """
     space = space or Workspace(len(groups.row))
-    found = _found_by_logits(groups, params, space)
-    row = groups.row
+    found = _found_first(groups, params, space)
+    weights = found.weights
     if found.places is not None:
-        row, token_ids = row[found.places], _of(token_ids, found.places)
-    scaled = temper(row, groups.highest, params.temperature, space.scaled[: len(row)])
-    weights = np.exp(scaled, out=space.weights[: len(row)])
+        token_ids = _of(token_ids, found.places)
     if params.top_p < 1 and not found.is_nucleus:
         kept = leading(weights, weights, params.top_p * total(weights), space)
         weights, token_ids = weights[kept], _of(token_ids, kept)
@@ -64,24 +62,29 @@ def distribution(
 
 
 class _Found(NamedTuple):
-    """Places that the first filters keep (None: all), and whether top-p is among these."""
+    """Places that the first filters keep (None: all), what they weigh, and whether top-p is among these filters."""
 
     places: Ids | None
-    is_nucleus: bool
+    weights: Logits
+    is_nucleus: bool = False
 
 
-def _found_by_logits(groups: Groups, params: SamplingParams, space: Workspace) -> _Found:
+def _found_first(groups: Groups, params: SamplingParams, space: Workspace) -> _Found:
     """What can be told before exponentials of the whole row are taken."""
+    places: Ids | None = None
     if 0 < params.top_k < len(groups.row):
-        return _Found(largest(groups, params.top_k, space), is_nucleus=False)
-    if params.top_p < 1:
+        places = largest(groups, params.top_k, space)
+    elif params.top_p < 1:
         near = near_tokens(groups, params.temperature)
-        places = None if near is None else clear_nucleus(near, params.top_p)
-        return _Found(places, places is not None)
-    if params.min_p > 0:
+        kept = None if near is None else clear_nucleus(near, params.top_p)
+        if near is not None and kept is not None:
+            return _Found(near.places[kept], near.weights[kept], is_nucleus=True)
+    elif params.min_p > 0:
         distance = params.temperature * (1e-3 - math.log(params.min_p))  # and a little more, for rounding
-        return _Found(groups.at_least(below(groups.highest, distance)), is_nucleus=False)
-    return _Found(None, is_nucleus=False)
+        places = groups.at_least(below(groups.highest, distance))
+    row = groups.row if places is None else groups.row[places]
+    scaled = temper(row, groups.highest, params.temperature, space.scaled[: len(row)])
+    return _Found(places, np.exp(scaled, out=space.weights[: len(row)]))
 
 
 def _of(token_ids: Ids | None, kept: Ids) -> Ids:

@@ -39,11 +39,12 @@ class Groups:
     def __init__(self, row: Floats) -> None:
         self.row = row
         self._num_groups = len(row) // GROUP
-        self._columns = row[: GROUP * self._num_groups].reshape(GROUP, -1)
+        self._columns = row[: GROUP * self._num_groups].reshape(GROUP, self._num_groups)
         self._rest = row[GROUP * self._num_groups :]
-        grouped = self._columns.max(0) if self._num_groups else row[:0]
-        self.maxima: Floats = np.concatenate([grouped, self._rest])
-        self.highest = np.float32(self.maxima.max())
+        self.maxima: Floats = np.empty(self._num_groups + len(self._rest), np.float32)
+        np.maximum.reduce(self._columns, axis=0, out=self.maxima[: self._num_groups])
+        self.maxima[self._num_groups :] = self._rest
+        self.highest = np.float32(np.maximum.reduce(self.maxima))
 
     def bound(self, count: int) -> np.float32:
         """Under which none of the `count` largest lies."""

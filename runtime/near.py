@@ -52,13 +52,13 @@ def temper(row: Logits, highest: np.float32, temperature: float, out: Logits | N
 
 
 def clear_nucleus(near: Near, top_p: float) -> Ids | None:
-    """What top-p keeps, ascending; None if the others may matter.
+    """Which of the likely tokens top-p keeps, ascending, as indices of these; None if the others may matter.
 
     When the fewest that suffice without the others suffice with so much more, what these have does not matter.
     """
     kept = leading(near.weights, near.weights, top_p * near.mass)
     is_clear = total(near.weights[kept]) > top_p * (near.mass + near.rest) * (1 + ROUNDING)
-    return near.places[kept] if is_clear else None
+    return kept if is_clear else None
 
 
 def is_clearly_typical(groups: Groups, near: Near, place: int, params: SamplingParams) -> bool | None:

@@ -37,29 +37,39 @@ def dry(
     A token that followed an earlier occurrence of the end of the context has as m the length of that occurrence, the
     longest of several; breakers end it, and are never punished (text-generation-webui, pull request 5677).
     """
-    followers, lengths = repetitions(context, breakers)
-    long = lengths >= allowed_length
-    if long.any():
-        token_ids = followers[long]
-        losses = np.minimum(multiplier * base ** (lengths[long] - float(allowed_length)), MOST).astype(np.float32)
+    token_ids, lengths = repetitions(context, breakers, allowed_length)
+    if len(token_ids):
+        losses = np.minimum(multiplier * base ** (lengths - float(allowed_length)), MOST).astype(np.float32)
         np.minimum.at(row, token_ids, row[token_ids] - losses)  # the longest costs most
 
 
-def repetitions(context: Ids, breakers: AbstractSet[int]) -> tuple[Ids, Ids]:
-    """Tokens that followed earlier occurrences of the context's end, and the lengths of these, up to MAX_MATCH."""
+def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tuple[Ids, Ids]:
+    """What followed earlier occurrences of the last tokens of the context, `at_least` so many: token ids, lengths.
+
+    Lengths are counted up to MAX_MATCH.
+    """
     if len(context) < 2 or int(context[-1]) in breakers:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     ends = np.flatnonzero(context[:-1] == context[-1])
+    for back in range(1, min(at_least, len(context))):
+        ends = ends[_go_on(context, ends, back, breakers)]
     if breakers:
         column = np.fromiter(breakers, np.int64, len(breakers))[:, None]
         ends = ends[~(context[ends + 1] == column).any(0)]
-    lengths = np.ones(len(ends), np.int64)
-    alive, places = np.arange(len(ends)), ends
-    for back in range(1, min(MAX_MATCH, len(context))):
-        token_id = int(context[-1 - back])
-        if token_id in breakers or not len(alive):
+    lengths, alive, places = np.full(len(ends), at_least), np.arange(len(ends)), ends
+    for back in range(at_least, min(MAX_MATCH, len(context))):
+        if not len(alive):
             break
-        is_alive = (context[places - back] == token_id) & (places >= back)
-        alive, places = alive[is_alive], places[is_alive]
+        longer = _go_on(context, places, back, breakers)
+        alive, places = alive[longer], places[longer]
         lengths[alive] = back + 1
     return context[ends + 1], lengths
+
+
+def _go_on(context: Ids, ends: Ids, back: int, breakers: AbstractSet[int]) -> NDArray[np.bool_]:
+    """Which occurrences, by their ends, are of one token more than `back`."""
+    token_id = int(context[-1 - back])
+    if token_id in breakers:
+        return np.zeros(len(ends), np.bool_)
+    found: NDArray[np.bool_] = (context[ends - back] == token_id) & (ends >= back)
+    return found

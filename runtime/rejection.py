@@ -46,8 +46,10 @@ def draw_kept(groups: Groups, params: SamplingParams, uniforms: Uniforms, space:
 
 def _is_flat(groups: Groups, temperature: float) -> bool:
     """Whether more than an eighth is within FAR of the highest, which `near_tokens` leaves alone, as samples say."""
-    samples = groups.row[::SAMPLED]
     least = np.float32(float(groups.highest) - FAR * temperature)
+    if np.count_nonzero(groups.maxima >= least) <= len(groups.maxima) // 8:
+        return False
+    samples = groups.row[::SAMPLED]
     return int(np.count_nonzero(samples >= least)) > len(samples) // 8
 
 

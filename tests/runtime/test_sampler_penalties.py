@@ -67,16 +67,24 @@ def test_dry_grows_with_the_length_of_the_repetition() -> None:
 
 def test_breakers_end_repetitions_and_are_not_punished() -> None:
     context = ids(1, 2, 3, 9, 5, 1, 2, 3)
-    assert [x.tolist() for x in repetitions(context, set())] == [[9], [3]]
-    assert [x.tolist() for x in repetitions(context, {2})] == [[9], [1]]
-    assert [x.tolist() for x in repetitions(context, {9})] == [[], []]
-    assert [x.tolist() for x in repetitions(context, {3})] == [[], []]
+    assert [x.tolist() for x in repetitions(context, set(), 1)] == [[9], [3]]
+    assert [x.tolist() for x in repetitions(context, {2}, 1)] == [[9], [1]]
+    assert [x.tolist() for x in repetitions(context, {9}, 1)] == [[], []]
+    assert [x.tolist() for x in repetitions(context, {3}, 1)] == [[], []]
+
+
+def test_repetitions_have_a_least_length() -> None:
+    context = ids(3, 8, 2, 3, 7, 1, 2, 3, 9, 5, 1, 2, 3)
+    for at_least, followers in [(1, [8, 7, 9]), (2, [7, 9]), (3, [9]), (4, []), (50, [])]:
+        found, lengths = repetitions(context, set(), at_least)
+        assert found.tolist() == followers
+        assert lengths.tolist() == [1, 2, 3][3 - len(followers) :]
 
 
 def test_a_long_repetition_is_bounded_and_leaves_a_token() -> None:
     row = np.zeros(2, np.float32)
     dry(row, np.zeros(1000, np.int64), set(), 100.0, 16.0, 1)
-    assert repetitions(np.zeros(1000, np.int64), set())[1].max() == MAX_MATCH
+    assert repetitions(np.zeros(1000, np.int64), set(), 1)[1].max() == MAX_MATCH
     assert row[0] == np.float32(-MOST)
     assert np.isfinite(row).all()
 
