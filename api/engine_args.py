@@ -16,6 +16,7 @@ from mistralrs_onnx.compiler.progress import Report, quiet
 from mistralrs_onnx.compiler.sources.token_source import parse_token_source
 from mistralrs_onnx.compiler.templates.find import find_template
 from mistralrs_onnx.runtime.engine_options import EngineOptions
+from mistralrs_onnx.runtime.sessions import usable_device
 
 from .adapters import AdapterOptions
 from .caching.cache import cached
@@ -37,9 +38,9 @@ class EngineArgs:
 
     What is no package is compiled once and kept; for that are `filename` (of a GGUF file in `model`), `tokenizer`,
     `chat_template`, `revision`, `isq`, `dtype`, `token_source` and `offline`, which mean what they mean to `compile`.
-    `max_model_len`, `max_num_seqs` (requests that run at a time) and `enable_prefix_caching`: None is as `options` say,
-    which hold everything else; without them any number of requests may wait. `adapters`: folders as PEFT saves them, by
-    the names that requests choose them by.
+    `max_model_len`, `max_num_seqs` (requests that run at a time), `enable_prefix_caching` and `device` (cpu, cuda or
+    cuda:1): None is as `options` say, which hold everything else; without them any number of requests may wait.
+    `adapters`: folders as PEFT saves them, by the names that requests choose them by.
     """
 
     model: str | Path | AnyWhich
@@ -54,6 +55,7 @@ class EngineArgs:
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     enable_prefix_caching: bool | None = None
+    device: str | None = None
     adapters: Mapping[str, str | Path] = field(default_factory=dict)
     options: LoadOptions | None = None
 
@@ -66,6 +68,7 @@ class EngineArgs:
 
     def open(self, report: Report = quiet) -> Model:
         """Compiles what has to be, and loads it. Raises CompileError and PackageError."""
+        usable_device(self.load_options().device)  # before anything is compiled
         if isinstance(self.model, AnyWhich):
             located = self._chosen(self.model, report)
         elif is_package(self.model):
@@ -85,6 +88,7 @@ class EngineArgs:
         said = {name: value for name, value in engine.items() if value is not None}
         options = self.options or LoadOptions(EngineOptions(max_queue=UNBOUNDED))
         options = replace(options, engine=replace(options.engine, **said), adapters=self._adapters(options, located))
+        options = options if self.device is None else replace(options, device=self.device)
         if isinstance(self.model, AnyWhich):
             index = non_granular_index(self.model)
             options = replace(options, tgt_non_granular_index=index, repeat_last_n=self.model.repeat_last_n)

@@ -46,6 +46,7 @@ class InProcess:
         max_model_len: int | None = None,
         max_num_seqs: int | None = None,
         enable_prefix_caching: bool | None = None,
+        device: str | None = None,
         adapters: Mapping[str, str | Path] = MappingProxyType({}),
         options: LoadOptions | None = None,
         report: Report = quiet,
@@ -63,6 +64,7 @@ class InProcess:
             max_model_len=max_model_len,
             max_num_seqs=max_num_seqs,
             enable_prefix_caching=enable_prefix_caching,
+            device=device,
             adapters=adapters,
             options=options,
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Self
 
 from tokenizers import Tokenizer
 
-from mistralrs_onnx.graphs.contract import LARGEST_CHUNK, KVDtype, Manifest
+from mistralrs_onnx.graphs.contract import Manifest
 from mistralrs_onnx.runtime.chat_template import ChatTemplate
 from mistralrs_onnx.runtime.core import Runner
 from mistralrs_onnx.runtime.draft_model import CHUNK as DRAFT_CHUNK
@@ -22,49 +21,21 @@ from mistralrs_onnx.runtime.generation import Defaults, read_defaults
 from mistralrs_onnx.runtime.grammar.compiler import Grammar, GrammarCompiler
 from mistralrs_onnx.runtime.grammar.masks import MaskWorker
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
-from mistralrs_onnx.runtime.lanes import Lanes
 from mistralrs_onnx.runtime.package import Package, open_package
-from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
-from mistralrs_onnx.runtime.runner import Determinism, Extra, OrtRunner
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.runtime.sessions import make_session
+from mistralrs_onnx.runtime.sessions import usable_device
 from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
 from mistralrs_onnx.runtime.token_bytes import TokenBytes
 from mistralrs_onnx.runtime.uncached import Uncached
-from mistralrs_onnx.runtime.xlora import XLoraRunner
 
 from .adapters import AdapterOptions, Adapters, with_packaged
+from .cuda_runner import check_cuda_options, whole_memory
+from .load_options import LoadOptions as LoadOptions
 from .memory import available_memory
-from .speculate import SpeculateOptions, check_vocabulary
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How a package runs.
-
-    `kv_dtype`: of the keys and values kept. `determinism`: "invariant" gives the same bits whatever else runs; "fast"
-    gives that up for chunks and drafts. `num_threads`: None takes every processor. `verify`: check sha256 sums.
-    `generation_config`: "auto" samples as the package recommends what a request leaves unsaid. `adapters`: None runs
-    the graph that takes none, which is a little faster. `tgt_non_granular_index`: of X-LoRA, which generated token's
-    scalings all later ones use; None gives each its own. `speculate`: guess several tokens at once. `repeat_last_n`:
-    how far back `repetition_penalty` looks in requests that do not say; None is 64 tokens.
-    """
-
-    engine: EngineOptions = field(default_factory=EngineOptions)
-    kv_dtype: KVDtype = "float32"
-    determinism: Determinism = "invariant"
-    num_threads: int | None = None
-    verify: bool = False
-    generation_config: Literal["auto", "none"] = "auto"
-    adapters: AdapterOptions | None = None
-    tgt_non_granular_index: int | None = None
-    speculate: SpeculateOptions | None = None
-    repeat_last_n: int | None = None
+from .runners import make_runner as make_runner
+from .runners import make_xlora_runner as make_xlora_runner
+from .runners import start_draft, start_runner
+from .speculate import check_vocabulary
 
 
 class Model:
@@ -156,19 +127,17 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     defaults = _defaults(package, options)
     said = AdapterOptions() if adapters is not None and options.adapters is None else options.adapters
     options = replace(options, adapters=with_packaged(said, package))
+    device = usable_device(options.device)
+    if device.is_cuda:
+        check_cuda_options(package, options, device)
     _check_xlora(package, options)
     adapters = _adapters(package, options, adapters)
-    engine_path = package.engine(options.kv_dtype, takes_adapters=adapters is not None)
-    session = make_session(engine_path, options.num_threads)
-    runner = make_xlora_runner(package, options, session) or make_runner(package, options, session)
-    check_logits(runner)
-    settle_rows(runner)
-    if options.determinism == "invariant":
-        _check_invariance(runner)
+    runner = start_runner(package, options)
     tokenizer = package.tokenizer()
     template = _template(package, tokenizer)
     speculation = _speculation(runner, tokenizer, options)
-    engine = _engine(package.manifest, runner, tokenizer, options.engine, speculation)
+    limits = replace(options.engine, kv_mem=whole_memory(runner)) if device.is_cuda else options.engine
+    engine = _engine(package.manifest, runner, tokenizer, limits, speculation)
     engine.start()
     grammars = GrammarCompiler(tokenizer, package.manifest.vocab_size, package.manifest.eos_token_ids)
     return Model(
@@ -205,27 +174,6 @@ def _adapters(package: Package, options: LoadOptions, given: Adapters | None) ->
     return given
 
 
-def _check_invariance(runner: Runner) -> None:
-    if runner.capacity < NEEDED:
-        logger.warning(
-            "a context of %d tokens is too short to check invariance on this machine: allow %d or more",
-            runner.capacity,
-            NEEDED,
-        )
-    elif not is_invariant(runner):
-        logger.warning("on this machine near ties may be decided otherwise in another batch: logits are not invariant")
-
-
-def make_xlora_runner(package: Package, options: LoadOptions, session: InferenceSession) -> XLoraRunner | None:
-    """None for a package without X-LoRA."""
-    record = package.manifest.xlora
-    if record is None:
-        return None
-    return XLoraRunner(
-        lambda extra: make_runner(package, options, session, extra), record, options.tgt_non_granular_index
-    )
-
-
 def _check_xlora(package: Package, options: LoadOptions) -> None:
     """Raises PackageError for options that do not go with the package."""
     record, index = package.manifest.xlora, options.tgt_non_granular_index
@@ -236,33 +184,6 @@ def _check_xlora(package: Package, options: LoadOptions) -> None:
         raise PackageError(f"{package.path} mixes its own adapters ({mixed}) by X-LoRA: load no others beside it")
     if index is not None and index < 1:
         raise PackageError(f"tgt_non_granular_index counts generated tokens from 1, got {index}")
-
-
-def make_runner(
-    package: Package, options: LoadOptions, session: InferenceSession, extra: Extra | None = None
-) -> OrtRunner:
-    """The runner of a package, which has more slots than requests: the others keep finished conversations."""
-    limits, manifest = options.engine, package.manifest
-    if limits.prefill_chunk > LARGEST_CHUNK:
-        raise PackageError(f"a prefill chunk may have up to {LARGEST_CHUNK} tokens, got {limits.prefill_chunk}")
-    return OrtRunner(
-        session,
-        manifest,
-        num_slots=_num_slots(limits),
-        max_model_len=limits.max_model_len or manifest.context_length,
-        max_chunk=limits.prefill_chunk,
-        kv_dtype=options.kv_dtype,
-        determinism=options.determinism,
-        extra=Lanes(manifest.lora, limits.max_seqs) if extra is None and options.adapters is not None else extra,
-    )
-
-
-def _num_slots(limits: EngineOptions) -> int:
-    """Whoever keeps nothing computes one text at a time; the checks of a machine need two."""
-    if not limits.kv_cache:
-        return 2
-    num_kept = limits.max_seqs if limits.prefix_cache_n is None else limits.prefix_cache_n
-    return max(2, limits.max_seqs + num_kept)
 
 
 def _speculation(runner: Runner, tokenizer: Tokenizer, options: LoadOptions) -> Speculation | None:
@@ -278,11 +199,9 @@ def _draft_model(runner: Runner, tokenizer: Tokenizer, path: Path, options: Load
     package = open_package(path, verify=options.verify)
     check_vocabulary(tokenizer, package)
     length = min(runner.capacity, package.manifest.context_length)
-    engine = replace(options.engine, max_model_len=length, prefill_chunk=DRAFT_CHUNK)
+    engine = replace(options.engine, max_model_len=length, prefill_chunk=DRAFT_CHUNK, kv_mem=None)
     own = replace(options, engine=engine, adapters=None, tgt_non_granular_index=None)
-    session = make_session(package.engine(options.kv_dtype), options.num_threads)
-    draft: Runner = make_xlora_runner(package, own, session) or make_runner(package, own, session)
-    check_logits(draft)
+    draft = start_draft(package, own)
     if not engine.kv_cache:
         draft = Uncached(draft, num_slots=2 * engine.max_seqs, max_chunk=DRAFT_CHUNK)
     return DraftModel(draft, runner.vocab_size)

@@ -20,6 +20,7 @@ from mistralrs_onnx.compiler.sources.token_source import parse_token_source
 from mistralrs_onnx.compiler.templates.find import find_template
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.errors import RequestError
+from mistralrs_onnx.runtime.sessions import usable_device
 
 from .adapters import AdapterOptions
 from .answers import ChatCompletionStream, chat_response, completion_response
@@ -46,7 +47,7 @@ class Runner:
     .jinja or .json file, or the name of a template. `num_device_layers`: there is one device, and None takes it.
     `in_situ_quant`: a type to quantize the weights to, like Q4K or 8. `max_model_len`: tokens of a request, None for
     the model's. `truncate_sequence`: of prompts that are too long the beginning is cut off. `num_threads`: None takes
-    every processor. `offline`: ask no hub.
+    every processor. `offline`: ask no hub. `device`: cpu, cuda or cuda:1.
 
     Whatever is wrong is a ValueError, or a TypeError.
     """
@@ -68,6 +69,7 @@ class Runner:
         truncate_sequence: bool = False,
         num_threads: int | None = None,
         offline: bool = False,
+        device: str = "cpu",
     ) -> None:
         _check_which(which, "which")
         if which_draft is not None:
@@ -82,6 +84,7 @@ class Runner:
         )
         with as_value_errors():
             _check_layers(num_device_layers)
+            usable_device(device)
             defaults = Defaults(_options(chat_template, in_situ_quant), parse_token_source(token_source), offline)
             self._chosen = chosen(which, defaults)
             located = self._chosen.source.locate(self._chosen.options)
@@ -92,6 +95,7 @@ class Runner:
                 tgt_non_granular_index=non_granular_index(which),
                 speculate=None if which_draft is None else _speculate(which_draft, speculative_gamma, defaults),
                 repeat_last_n=which.repeat_last_n,
+                device=device,
             )
             model = load(cached(located), self._loading)
         self._requantizing = threading.Lock()

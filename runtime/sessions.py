@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from .containers import Container
 from .cuda import PROVIDER, cuda_problem, provider_options
-from .devices import CPU, Device
+from .devices import CPU, Device, parse_device
 from .errors import LibraryError, PackageError
 
 if TYPE_CHECKING:
@@ -53,15 +53,27 @@ def make_session(
     return session
 
 
+def usable_device(text: str) -> Device:
+    """Raises PackageError for a device that there is not, and LibraryError for one that cannot be used."""
+    device = parse_device(text)
+    if device.is_cuda:
+        _check_cuda(runtime_library(OLDEST_UNIFORM), device)
+    return device
+
+
 def _providers(library: ModuleType, device: Device) -> list[str | tuple[str, dict[str, str]]]:
     """In the order in which they are asked. Raises LibraryError."""
     cpu = "CPUExecutionProvider"
     if not device.is_cuda:
         return [cpu]
+    _check_cuda(library, device)
+    return [(PROVIDER, provider_options(device.index)), cpu]
+
+
+def _check_cuda(library: ModuleType, device: Device) -> None:
     problem = cuda_problem(library)
     if problem:
         raise LibraryError(f"{device} cannot be used: {problem}")
-    return [(PROVIDER, provider_options(device.index)), cpu]
 
 
 @cache

@@ -29,8 +29,6 @@ class UniformRunner:
     too little memory.
     """
 
-    tgt_non_granular_index = None
-
     def __init__(
         self,
         engine: InferenceSession,
@@ -42,6 +40,7 @@ class UniformRunner:
         max_model_len: int,
     ) -> None:
         self.num_slots = num_slots
+        self.tgt_non_granular_index: int | None = None
         self.capacity = max_model_len
         self.vocab_size = manifest.vocab_size
         self.token_bytes = manifest.kv.token_bytes(DTYPE.itemsize)

@@ -271,6 +271,7 @@ def test_a_closed_runner_answers_no_more(which: Which.GGUF) -> None:
         ({"max_model_len": 1000}, "exceeds the model's context of 256"),
         ({"max_seqs": 0}, "max_seqs"),
         ({"prefix_cache_n": -1}, "prefix_cache_n must be at least 0"),
+        ({"device": "gpu"}, "device must be cpu, cuda or cuda:N, got 'gpu'"),
         ({"which_draft": Which.VisionPlain("eyes")}, "models that see are not supported"),
     ],
 )
