@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.package import open_package
-from mistralrs_onnx.runtime.sessions import num_processors
+from mistralrs_onnx.runtime.sessions import num_processors, usable_device
 
 from .benching.bench_results import Sheet, alone, compared, show
 from .benching.contest import compete
@@ -144,7 +144,13 @@ BENCH_OPTIONS = (
 )
 
 
-LESS_USUAL = {"adapter_root", "token_source", "max_model_len", "kv_mem"}  # than for serving: the page has no room
+LESS_USUAL = {
+    "adapter_root",
+    "token_source",
+    "max_model_len",
+    "kv_mem",
+    "device",
+}  # than for serving: the page has no room
 
 
 def bench_options(command: Command) -> Command:
@@ -169,6 +175,8 @@ def main(ctx: click.Context) -> None:
         raise click.UsageError("nothing to measure: -p and -g are both 0")
     check_fits(workloads, loading)
     rivals = values["compare"] or ()
+    if rivals and loading.device != "cpu":
+        raise click.UsageError(f"--compare is with others on the CPU: leave it out on {loading.device}")
     ctx.obj = Wanted(workloads, values["repetitions"], values["warmup"], rivals, values["output"], loading)
 
 
@@ -200,6 +208,7 @@ def check_fits(workloads: Sequence[Workload], loading: LoadOptions) -> None:
 
 def run(wanted: Wanted, locate: Locate) -> None:
     with reported():
+        usable_device(wanted.loading.device)  # before anything is compiled
         found = locate()
         wanted = replace(wanted, loading=adapted(wanted.loading, found))
         peers = rivals(wanted, locate, found)

@@ -16,6 +16,7 @@ from rich.console import Console
 from mistralrs_onnx.caching.cache import cache_folder
 from mistralrs_onnx.model import LoadOptions, Model
 from mistralrs_onnx.runtime.sampling import SamplingParams
+from mistralrs_onnx.runtime.sessions import usable_device
 
 from .chatting.answering import recommended
 from .chatting.conversation import Conversation
@@ -175,6 +176,7 @@ def with_active(loading: LoadOptions, words: Sequence[str]) -> LoadOptions:
 @contextmanager
 def loaded(text: str, loading: LoadOptions) -> Iterator[tuple[Model, float]]:
     """A model, and the seconds that loading took. Raises CompileError, PackageError."""
+    usable_device(loading.device)  # before anything is compiled
     found = find_model(text)()
     begun = perf_counter()
     with Console(stderr=True).status("Loading the model ..."):  # seen on terminals only

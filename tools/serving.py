@@ -13,6 +13,7 @@ from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.model import LoadOptions, load
 from mistralrs_onnx.re_isq import re_isq
 from mistralrs_onnx.runtime.errors import PackageError, RequestError
+from mistralrs_onnx.runtime.sessions import usable_device
 from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.model import Model
 
@@ -72,6 +73,7 @@ class Loader:
         self._adapters: Adapters | None = None
 
     def load(self) -> Model:
+        usable_device(self._loading.device)  # before anything is compiled
         found = self._locate()
         self._loading = adapted(self._loading, found)
         model = load(found.package, self._loading)

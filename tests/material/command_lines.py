@@ -31,6 +31,7 @@ def handed_on(command: str, *arguments: object) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(serving, "start", _reach)
         patch.setattr(making, "make", _reach)
+        patch.setattr(bench, "usable_device", lambda text: None)  # there may be none of the kind
         for locate in (CompiledNow, Made):  # of the benchmark
             patch.setattr(locate, "__call__", lambda locate: _reach(click.get_current_context().obj, locate))
         result = invoke(command, *arguments)

@@ -14,6 +14,7 @@ from rich.console import Console
 from tiny_adapters import write_adapter
 
 from mistralrs_onnx.compiler.compile import compile_gguf
+from mistralrs_onnx.model import LoadOptions
 from mistralrs_onnx.tools.bench import main
 from mistralrs_onnx.tools.benching.bench_results import COLUMNS, Sheet, on_terminal, row
 from mistralrs_onnx.tools.benching.measuring import Result as Measured
@@ -112,7 +113,7 @@ def test_a_context_that_is_too_short_is_one_line(package: Path) -> None:
 
 def test_a_terminal_of_80_columns_shows_every_number() -> None:
     timings = (Timing(2048, 2.0, (0.0123456,), (0.0456,)), Timing(2048, 2.5, (0.0123456,), (0.0456,)))
-    cells = row(Measured(Workload("tg", 128, 500, 16), timings), "SmolLM2-135M-Instruct.Q4_1")
+    cells = row(Measured(Workload("tg", 128, 500, 16), timings), "SmolLM2-135M-Instruct.Q4_1", LoadOptions())
     console = Console(width=80)
     with console.capture() as capture:
         console.print(on_terminal(Sheet(COLUMNS, [cells], [])))

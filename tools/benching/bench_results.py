@@ -19,7 +19,6 @@ from .contest import Standing
 from .measuring import Result, Spread
 from .peers import GENAI, LLAMA_CPP, MISTRALRS, PEERS
 
-BACKEND = "CPU"
 TITLES = ("model", "backend")
 COLUMNS = (*TITLES, "test", "t/s", "ms/t", "concurrency", "throughput/s", "TTFT ms", "TPOT ms")
 SHORT = {  # in two lines, for terminals
@@ -63,14 +62,19 @@ def on_terminal(sheet: Sheet) -> Table:
 
 
 def alone(results: Sequence[Result], model: str, loading: LoadOptions) -> Sheet:
-    return Sheet(COLUMNS, [row(result, model) for result in results], [record(r, model, loading) for r in results])
+    return Sheet(COLUMNS, [row(r, model, loading) for r in results], [record(r, model, loading) for r in results])
 
 
-def row(result: Result, model: str) -> tuple[str, ...]:
+def backend(loading: LoadOptions) -> str:
+    """As others call it."""
+    return loading.device.upper()
+
+
+def row(result: Result, model: str, loading: LoadOptions) -> tuple[str, ...]:
     """In the order of COLUMNS."""
     return (
         model,
-        BACKEND,
+        backend(loading),
         result.workload.name,
         f"{result.rate:.2f} ± {result.rate_stdev:.2f}",
         f"{result.ms_per_token:.3f}",
@@ -85,7 +89,7 @@ def record(result: Result, model: str, loading: LoadOptions) -> Record:
     """Everything a program may want to know of a test. Of pp, nothing is known of TPOT."""
     return {
         "model": model,
-        "backend": BACKEND,
+        "backend": backend(loading),
         "threads": loading.num_threads or num_processors(),
         "kv_dtype": loading.kv_dtype,
         "determinism": loading.determinism,
@@ -118,7 +122,7 @@ def compared(results: Sequence[Result], standings: Sequence[Standing], model: st
         "ours, t/s",
         *(column for name in names for column in (f"{name}, t/s", f"ours / {name}")),
     )
-    rows = [(model, BACKEND, *_standing_cells(standing)) for standing in standings]
+    rows = [(model, backend(loading), *_standing_cells(standing)) for standing in standings]
     records = [
         record(result, model, loading) | _standing_record(standing)
         for result, standing in zip(results, standings, strict=True)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mistralrs_onnx.graphs.contract import CUDA_KV_DTYPE
+
 from .adapter_options import ADAPTER_OPTIONS, Found, adapted, adapter_options
 from .checkpoints import add_checkpoints, chosen_options, refuse_compiling
 from .command_line import example
+from .device_options import chosen_device, device_option
 from .failures import reported
 from .option import Command, Decorator, decorated, option, said
 from .params import Size
@@ -49,7 +52,7 @@ def _flag(name: str, subject: str, text: str) -> Decorator:
 
 def _one_device(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
     if value:
-        raise click.BadParameter("ONNX Runtime computes on the CPU alone here: leave it out, or say 0")
+        raise click.BadParameter("all layers run on one device, which --device says: leave it out, or say 0")
     return value
 
 
@@ -72,11 +75,12 @@ RUN_OPTIONS = (
         default="float32",
         subject=MEMORY,
         rare=True,
-        help="Of keys and values.",
+        help="Of keys and values; on CUDA float16.",
     ),
     _number("--prefix-cache-n", 0, "Finished conversations to keep; 0: none.", "as --max-seqs leaves room"),
     _flag("--no-prefix-cache", MEMORY, "Compute every prompt from its start."),
     _flag("--no-kv-cache", MEMORY, "Keep no keys and values: compute all tokens in each step."),
+    device_option(COMPUTING),
     option(
         "--threads",
         type=click.IntRange(1),
@@ -102,7 +106,7 @@ RUN_OPTIONS = (
         subject=COMPUTING,
         rare=True,
         show_default="0",
-        help="Layers on another device than the CPU, which none is.",
+        help="Layers on a second device, which there is none of.",
     ),
     _flag("--verify", COMPUTING, "Check the package's sha256 sums before it runs."),
 )
@@ -131,7 +135,7 @@ def chosen(ctx: click.Context) -> LoadOptions:
     from mistralrs_onnx.model import LoadOptions  # slow to import
     from mistralrs_onnx.runtime.engine_options import EngineOptions
 
-    values = said(ctx)
+    values, device = said(ctx), chosen_device(ctx)
     engine = EngineOptions(
         max_seqs=values["max_seqs"],
         max_model_len=values["max_model_len"],
@@ -144,19 +148,22 @@ def chosen(ctx: click.Context) -> LoadOptions:
     )
     return LoadOptions(
         engine,
-        kv_dtype=values["kv_dtype"],
+        kv_dtype=CUDA_KV_DTYPE if device.is_cuda else values["kv_dtype"],
         determinism=values["determinism"],
         num_threads=values["threads"],
         verify=values["verify"],
         adapters=adapter_options(ctx),
         speculate=speculate_options(ctx),
+        device=str(device),
     )
 
 
 def load_found(locate: Locate, loading: LoadOptions) -> Model:
     """Raises CompileError, PackageError."""
     from mistralrs_onnx.model import load  # slow to import
+    from mistralrs_onnx.runtime.sessions import usable_device
 
+    usable_device(loading.device)  # before anything is compiled
     found = locate()
     return load(found.package, adapted(loading, found))
 
