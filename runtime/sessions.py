@@ -92,9 +92,25 @@ def runtime_library(oldest: Version = OLDEST) -> ModuleType:
         library = import_module("onnxruntime")
     except ImportError as error:
         raise LibraryError(f"onnxruntime cannot be imported ({error}): pip install 'mistralrs-onnx[cpu]'") from error
-    if tuple(map(int, library.__version__.split(".")[:2])) < oldest:
-        raise LibraryError(f"onnxruntime {library.__version__} is too old: pip install 'mistralrs-onnx[cpu]'")
+    if not is_new_enough(library, oldest):
+        raise LibraryError(f"onnxruntime {library.__version__} is too old: {_newer(oldest)}")
     return library
+
+
+def is_new_enough(library: ModuleType, oldest: Version) -> bool:
+    return tuple(map(int, library.__version__.split(".")[:2])) >= oldest
+
+
+def _newer(oldest: Version) -> str:
+    """What to do about an older version."""
+    number = ".".join(map(str, oldest))
+    if oldest == OLDEST_UNIFORM:
+        return f"pip install 'onnxruntime-gpu[cuda,cudnn]>={number}'"
+    if _is_installed("onnxruntime-gpu"):
+        return (
+            f"it runs models on CUDA (--device cuda); the CPU needs pip install 'onnxruntime>={number}' instead of it"
+        )
+    return "pip install 'mistralrs-onnx[cpu]'"
 
 
 def num_processors(container: Container = HERE) -> int:

@@ -106,7 +106,7 @@ RUN_OPTIONS = (
         subject=COMPUTING,
         rare=True,
         show_default="0",
-        help="Layers on a second device, which there is none of.",
+        help="Layers on a second device; one runs them all.",
     ),
     _flag("--verify", COMPUTING, "Check the package's sha256 sums before it runs."),
 )
