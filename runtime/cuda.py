@@ -10,9 +10,10 @@ from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 PROVIDER = "CUDAExecutionProvider"
-INSTALL = "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 SHARED, LIBRARY = "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"
 DRIVER = "libcuda.so.1"
 
@@ -26,15 +27,27 @@ def provider_options(index: int) -> dict[str, str]:
     return {"device_id": str(index), "arena_extend_strategy": "kSameAsRequested", "use_tf32": "0"}
 
 
-def cuda_problem(library: ModuleType) -> str:
-    """What is missing, and what to do about it; empty where sessions on CUDA can be tried."""
+class Problem(NamedTuple):
+    """What is missing, and what to do about it."""
+
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.remedy}"
+
+
+def cuda_problem(library: ModuleType) -> Problem | None:
+    """None where sessions on CUDA can be tried."""
     preload(library)
     if PROVIDER not in library.get_available_providers():
-        return f"onnxruntime {library.__version__} has no {PROVIDER}: {INSTALL}"
+        text = f"onnxruntime {library.__version__} has no {PROVIDER}"
+        return Problem(text, f"pip uninstall -y onnxruntime, then {INSTALL}")
     reason = _loading_problem(Path(library.__file__ or "").parent / "capi")
     if DRIVER in reason:
-        return f"the NVIDIA driver is missing ({reason}): install it, or give the container the card (--gpus all)"
-    return f"{PROVIDER} cannot be loaded ({reason}): pip install 'onnxruntime-gpu[cuda,cudnn]'" if reason else ""
+        text = f"the NVIDIA driver is missing ({reason})"
+        return Problem(text, "install it, or give the container the card (--gpus all)")
+    return Problem(f"{PROVIDER} cannot be loaded ({reason})", INSTALL) if reason else None
 
 
 @cache

@@ -72,7 +72,7 @@ def _providers(library: ModuleType, device: Device) -> list[str | tuple[str, dic
 
 def _check_cuda(library: ModuleType, device: Device) -> None:
     problem = cuda_problem(library)
-    if problem:
+    if problem is not None:
         raise LibraryError(f"{device} cannot be used: {problem}")
 
 

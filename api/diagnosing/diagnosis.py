@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from mistralrs_onnx.compiler.estimate import RUNTIME_BASE, size_text
 from mistralrs_onnx.compiler.sources.repository import PUBLIC_HUB
+from mistralrs_onnx.runtime.cuda import PROVIDER
 
 from .facts import PREFIX, Disk, Facts, Kernels
 from .instruction_sets import arm, is_arm, x86
@@ -64,7 +65,18 @@ def check_runtime(facts: Facts) -> Check:
     text = f"{found}, providers {', '.join(runtime.providers)}"
     if "CPUExecutionProvider" not in runtime.providers:
         return Check("ONNX Runtime", "fail", f"{text}: none for the processor", INSTALL)
+    if not runtime.is_for_cpu:
+        return Check("ONNX Runtime", "ok", f"{text}; too old for models on the processor, they run with --device cuda")
     return Check("ONNX Runtime", "ok", f"{text}; models run on the processor")
+
+
+def check_cuda(facts: Facts) -> Check:
+    runtime = facts.runtime
+    if PROVIDER not in runtime.providers:
+        return Check("CUDA", "ok", "not in this build; --device cuda needs onnxruntime-gpu instead of onnxruntime")
+    if runtime.cuda is None:
+        return Check("CUDA", "ok", "libraries and driver are there; models run on it with --device cuda")
+    return Check("CUDA", "warn" if runtime.is_for_cpu else "fail", *runtime.cuda)
 
 
 def check_dependencies(facts: Facts) -> Check:
@@ -166,6 +178,8 @@ def check_kernels(facts: Facts) -> Check:
     kernels = facts.kernels
     if facts.runtime.problem:
         return Check("invariance", "fail", "not probed without ONNX Runtime", "first mend that, as above")
+    if not facts.runtime.is_for_cpu:
+        return Check("invariance", "ok", "of the processor only, on which nothing runs here")
     if kernels.problem:
         return Check("invariance", "fail", f"a tiny model does not run: {kernels.problem}", "mend what fails above")
     odd = [each.kind for each in kernels.probed if not each.is_invariant]
@@ -236,6 +250,7 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_python,
     check_wheels,
     check_runtime,
+    check_cuda,
     check_dependencies,
     check_processor,
     check_processors,

@@ -20,8 +20,16 @@ from mistralrs_onnx.compiler.sources.repository import hub_cache, hub_endpoint, 
 from mistralrs_onnx.compiler.sources.token_source import TokenSource
 from mistralrs_onnx.memory import available_memory, total_memory
 from mistralrs_onnx.runtime.containers import Container
+from mistralrs_onnx.runtime.cuda import PROVIDER, cuda_problem
 from mistralrs_onnx.runtime.errors import PackageError
-from mistralrs_onnx.runtime.sessions import BUILDS, num_processors, runtime_library
+from mistralrs_onnx.runtime.sessions import (
+    BUILDS,
+    OLDEST,
+    OLDEST_UNIFORM,
+    is_new_enough,
+    num_processors,
+    runtime_library,
+)
 
 from .facts import (
     PREFIX,
@@ -78,7 +86,7 @@ def gather(asked: Asked) -> Facts:
         encoding=asked.encoding,
         port=asked.port,
         port_problem=port_problem(asked.port),
-        kernels=Kernels((), 0.0) if runtime.problem else _kernels(),
+        kernels=_kernels() if runtime.is_for_cpu and not runtime.problem else Kernels((), 0.0),
     )
 
 
@@ -143,7 +151,12 @@ def _installed(name: str) -> str | None:
 def _runtime() -> Runtime:
     wheels = {name: found for name in BUILDS if (found := _installed(name)) is not None}
     try:
-        return Runtime(wheels, tuple(runtime_library().get_available_providers()))
+        library = runtime_library(OLDEST_UNIFORM)
+        if PROVIDER not in library.get_available_providers():
+            runtime_library()  # older ones have nothing to run on
+            return Runtime(wheels, tuple(library.get_available_providers()))
+        is_for_cpu, cuda = is_new_enough(library, OLDEST), cuda_problem(library)
+        return Runtime(wheels, tuple(library.get_available_providers()), is_for_cpu=is_for_cpu, cuda=cuda)
     except PackageError as error:
         return Runtime(wheels, problem=str(error))
 

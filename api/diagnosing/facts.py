@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mistralrs_onnx.runtime.cuda import Problem
+
 from .kernel_probe import Probed
 
 PREFIX = "MISTRALRS_"  # of our variables
@@ -21,11 +23,17 @@ class Dependency(NamedTuple):
 
 
 class Runtime(NamedTuple):
-    """`wheels`: versions of the builds of ONNX Runtime that are installed. `problem`: why it cannot be used."""
+    """`wheels`: versions of the builds of ONNX Runtime that are installed. `problem`: why it cannot be used.
+
+    `is_for_cpu`: whether it is new enough for models on the processor. `cuda`: what keeps a build for CUDA from using
+    it.
+    """
 
     wheels: Mapping[str, str]
     providers: tuple[str, ...] = ()
     problem: str = ""
+    is_for_cpu: bool = True
+    cuda: Problem | None = None
 
 
 class Processor(NamedTuple):

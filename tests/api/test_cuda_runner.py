@@ -42,7 +42,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[UniformRunner]:
         made.append(make_cuda_runner(package, options, CPU))
         return made[-1]
 
-    monkeypatch.setattr(sessions, "cuda_problem", lambda library: "")
+    monkeypatch.setattr(sessions, "cuda_problem", lambda library: None)
     monkeypatch.setattr(runners, "make_cuda_runner", make)
     return made
 

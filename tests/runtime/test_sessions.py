@@ -157,8 +157,8 @@ def test_the_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
     monkeypatch.setattr("ctypes.CDLL", load)
     missing = "libcudnn.so.9"
-    assert cuda_problem(library).endswith(
+    assert str(cuda_problem(library)).endswith(
         "(libcudnn.so.9: cannot open shared object file): pip install 'onnxruntime-gpu[cuda,cudnn]'"
     )
     missing = "libcuda.so.1"
-    assert cuda_problem(library).startswith("the NVIDIA driver is missing (libcuda.so.1")
+    assert str(cuda_problem(library)).startswith("the NVIDIA driver is missing (libcuda.so.1")

@@ -14,6 +14,7 @@ from mistralrs_onnx.diagnosing.diagnosis import (
     Check,
     check_answer,
     check_cache,
+    check_cuda,
     check_dependencies,
     check_hub,
     check_kernels,
@@ -45,6 +46,7 @@ from mistralrs_onnx.diagnosing.facts import (
     Token,
 )
 from mistralrs_onnx.diagnosing.kernel_probe import Probed
+from mistralrs_onnx.runtime.cuda import Problem
 
 GiB = 1 << 30
 SAME = Probed("dense", is_invariant=True, row_multiple=1)
@@ -85,6 +87,9 @@ def test_the_hub_is_judged_only_when_it_was_asked() -> None:
 BOTH = Runtime({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.0"}, problem="overwrite each other")
 OLD = Runtime({"onnxruntime": "1.20"}, problem="too old")
 GPU_ALONE = Runtime({"onnxruntime-gpu": "1.32.0"}, ("CUDAExecutionProvider",))
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+GPU = Runtime({"onnxruntime-gpu": "1.31.1"}, PROVIDERS, is_for_cpu=False)
+NO_DRIVER = Problem("the NVIDIA driver is missing", "install it")
 UNREADABLE = Token("env:X", is_found=False, problem="no X")
 ANONYMOUS = Token("none", is_found=False)
 NO_ROOM = ROOMY._replace(free=GiB)
@@ -108,6 +113,12 @@ def arm(*features: str) -> Processor:
         (check_runtime, {"runtime": BOTH}, "fail", "two builds", "first mend the wheels"),
         (check_runtime, {"runtime": Runtime({})}, "fail", "not installed", "pip install 'mistralrs-onnx[cpu]'"),
         (check_runtime, {"runtime": OLD}, "fail", "too old", "--force-reinstall"),
+        (check_runtime, {"runtime": GPU}, "ok", "they run with --device cuda", ""),
+        (check_cuda, {}, "ok", "not in this build; --device cuda needs onnxruntime-gpu", ""),
+        (check_cuda, {"runtime": GPU}, "ok", "models run on it with --device cuda", ""),
+        (check_cuda, {"runtime": GPU._replace(cuda=NO_DRIVER)}, "fail", "the NVIDIA driver is missing", "install it"),
+        (check_cuda, {"runtime": GPU._replace(cuda=NO_DRIVER, is_for_cpu=True)}, "warn", "driver", "install it"),
+        (check_kernels, {"runtime": GPU}, "ok", "of the processor only", ""),
         (check_runtime, {"runtime": GPU_ALONE}, "fail", "none for the processor", "pip install"),
         (check_dependencies, {"dependencies": (Dependency("a", "2", None),)}, "fail", "a missing (needs 2)", "'a>=2'"),
         (check_dependencies, {"dependencies": (Dependency("a", "1.10", "1.9"),)}, "fail", "a 1.9", "'a>=1.10'"),
