@@ -13,6 +13,8 @@ from mistralrs_onnx.runtime.runner import Determinism
 from .adapters import AdapterOptions
 from .speculate import SpeculateOptions
 
+Kernels = Literal["native", "stock"]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -20,7 +22,8 @@ class LoadOptions:
 
     `device`: "cpu", "cuda" or "cuda:1". On CUDA keys and values are float16, their memory is taken at once, no bits are
     promised, and there are no adapters. `kv_dtype`: of the keys and values kept on the CPU. `determinism`: there,
-    "invariant" gives the same bits whatever else runs; "fast" gives that up for chunks and drafts. `num_threads`: None
+    "invariant" gives the same bits whatever else runs; "fast" gives that up for chunks and drafts. `kernels`: "native"
+    runs packed linears on kernels of our own where this machine can, "stock" on ONNX Runtime's. `num_threads`: None
     takes every processor. `verify`: check sha256 sums. `generation_config`: "auto" samples as the package recommends
     what a request leaves unsaid. `adapters`: None runs the graph that takes none, which is a little faster.
     `tgt_non_granular_index`: of X-LoRA, which generated token's scalings all later ones use; None gives each its own.
@@ -39,6 +42,7 @@ class LoadOptions:
     speculate: SpeculateOptions | None = None
     repeat_last_n: int | None = None
     device: str = "cpu"
+    kernels: Kernels = "native"
 
 
 def check_chunk(limits: EngineOptions) -> None:

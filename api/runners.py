@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistralrs_onnx.runtime.core import Runner
 from mistralrs_onnx.runtime.devices import parse_device
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.lanes import Lanes
+from mistralrs_onnx.runtime.native import kernel_library
 from mistralrs_onnx.runtime.package import Package
 from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
 from mistralrs_onnx.runtime.runner import Extra, OrtRunner
@@ -77,8 +79,15 @@ def make_runner(
 
 def _make_cpu_runner(package: Package, options: LoadOptions) -> XLoraRunner | OrtRunner:
     path = package.engine(options.kv_dtype, takes_adapters=options.adapters is not None)
-    session = make_session(path, options.num_threads)
+    session = make_session(path, options.num_threads, kernels=chosen_kernels(package, options))
     return make_xlora_runner(package, options, session) or make_runner(package, options, session)
+
+
+def chosen_kernels(package: Package, options: LoadOptions) -> Path | None:
+    """Ours round activations to int8: a package that keeps them in float32 is not for them."""
+    if options.kernels == "stock" or package.manifest.accuracy != "int8":
+        return None
+    return kernel_library()
 
 
 def _num_slots(limits: EngineOptions) -> int:

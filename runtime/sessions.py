@@ -29,12 +29,17 @@ HERE = Container()
 
 
 def make_session(
-    path: Path, num_threads: int | None = None, device: Device = CPU, oldest: Version = OLDEST
+    path: Path,
+    num_threads: int | None = None,
+    device: Device = CPU,
+    oldest: Version = OLDEST,
+    kernels: Path | None = None,
 ) -> InferenceSession:
     """A session whose functions are inlined and folded: at a lower level packed linears would return zeros.
 
     `num_threads`: None takes the processors that this process may use. `oldest`: the version that the graph needs.
-    Raises PackageError, for a device that is not used, too.
+    `kernels`: a library of operators that run instead of functions of their names. Raises PackageError, for a device
+    that is not used, too.
     """
     library = runtime_library(oldest)
     options = library.SessionOptions()
@@ -42,6 +47,8 @@ def make_session(
     options.intra_op_num_threads = num_threads or num_processors()
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")  # else sessions slow each other
+    if kernels is not None:
+        options.register_custom_ops_library(str(kernels))
     providers = _providers(library, device)
     try:
         session = library.InferenceSession(str(path), options, providers=providers)

@@ -12,6 +12,7 @@ from .option import Decorator, option, said
 
 OF_THE_CPU = {  # options that mean nothing elsewhere, but for a value
     "determinism": None,
+    "kernels": "stock",
     "kv_dtype": "float16",
 }
 

@@ -98,6 +98,14 @@ RUN_OPTIONS = (
         help="invariant: the same bits in any batch; fast: a little faster.",
     ),
     option(
+        "--kernels",
+        type=click.Choice(["native", "stock"]),
+        default="native",
+        subject=COMPUTING,
+        rare=True,
+        help="native: our own for quantized weights, where this machine runs them; stock: ONNX Runtime's.",
+    ),
+    option(
         "-n",
         "--num-device-layers",
         type=click.IntRange(0),
@@ -150,6 +158,7 @@ def chosen(ctx: click.Context) -> LoadOptions:
         engine,
         kv_dtype=CUDA_KV_DTYPE if device.is_cuda else values["kv_dtype"],
         determinism=values["determinism"],
+        kernels=values["kernels"],
         num_threads=values["threads"],
         verify=values["verify"],
         adapters=adapter_options(ctx),

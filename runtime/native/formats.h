@@ -1,0 +1,170 @@
+// What the planes of a block format hold, one block at a time: small integers q, scales and minima, w = d · (q - zero) + m.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "ort_abi.h"
+
+namespace formats {
+
+inline float widened(uint16_t half) {
+  const uint32_t sign = uint32_t(half & 0x8000) << 16, magnitude = half & 0x7fff;
+  uint32_t bits = (magnitude << 13) + (112u << 23);
+  if (magnitude >= 0x7c00) bits += 112u << 23;  // infinite or no number
+  float value;
+  if (magnitude < 0x400) {  // subnormal: magnitude · 2^-24
+    value = float(magnitude) * 5.9604644775390625e-8f;
+    std::memcpy(&bits, &value, sizeof bits);
+  }
+  bits |= sign;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+struct Plane {
+  ort::ElementType type;
+  size_t per_block;  // elements
+};
+
+using Bytes = const uint8_t*;
+using Halves = const uint16_t*;
+
+// One block of a row: a pointer into each plane.
+struct Block {
+  const void* planes[5];
+  Bytes bytes(size_t plane) const { return static_cast<Bytes>(planes[plane]); }
+  uint16_t half(size_t plane) const { return *static_cast<Halves>(planes[plane]); }
+};
+
+// Levels of `columns` weights, and for each `group` of them a scale and a minimum, as halves or as floats.
+struct Levels {
+  uint8_t q[256];
+  uint16_t half_scale, half_minimum;
+  float scale[16], minimum[16];
+};
+
+struct Format {
+  const char* name;  // of the operator
+  size_t num_planes;
+  Plane planes[5];
+  int columns;      // of a block
+  int group;        // columns that share a scale
+  int bits;         // that a level takes where kernels read it
+  int zero;         // the level in the middle
+  bool is_offset;   // whether there are minima; the middle level then stands for minimum + scale · zero
+  bool is_half;     // whether scales and minima are halves in the file
+  void (*read)(const Block&, Levels&);
+};
+
+inline void nibbles_together(Bytes packed, int count, uint8_t* q) {
+  for (int i = 0; i < count; i++) q[2 * i] = packed[i] & 15, q[2 * i + 1] = packed[i] >> 4;
+}
+
+inline void nibbles_apart(Bytes packed, int count, uint8_t* q) {
+  for (int i = 0; i < count; i++) q[i] = packed[i] & 15, q[i + count] = packed[i] >> 4;
+}
+
+inline void five_bits(Bytes low, Bytes high, uint8_t* q) {
+  nibbles_apart(low, 16, q);
+  for (int i = 0; i < 32; i++) q[i] |= (high[i / 8] >> (i % 8) & 1) << 4;
+}
+
+inline void read_q4_0(const Block& block, Levels& out) {
+  nibbles_together(block.bytes(0), 16, out.q);
+  out.half_scale = block.half(1);
+}
+
+inline void read_q4_1(const Block& block, Levels& out) {
+  read_q4_0(block, out);
+  out.half_minimum = block.half(2);
+}
+
+inline void read_q5_0(const Block& block, Levels& out) {
+  five_bits(block.bytes(0), block.bytes(1), out.q);
+  out.half_scale = block.half(2);
+}
+
+inline void read_q5_1(const Block& block, Levels& out) {
+  read_q5_0(block, out);
+  out.half_minimum = block.half(3);
+}
+
+inline void read_q8_0(const Block& block, Levels& out) {
+  std::memcpy(out.q, block.bytes(0), 32);
+  out.half_scale = block.half(1);
+}
+
+// 8 scales and 8 minima of 6 bits in 12 bytes.
+inline void six_bit_pairs(Bytes packed, float d, float dmin, Levels& out) {
+  for (int i = 0; i < 4; i++) {
+    const uint8_t first = packed[i], second = packed[4 + i], third = packed[8 + i];
+    out.scale[i] = d * float(first & 63);
+    out.minimum[i] = -(dmin * float(second & 63));
+    out.scale[4 + i] = d * float((third & 15) | (first >> 2 & 48));
+    out.minimum[4 + i] = -(dmin * float(third >> 4 | (second >> 2 & 48)));
+  }
+}
+
+inline void read_q2_k(const Block& block, Levels& out) {
+  const Bytes low = block.bytes(0), scale = block.bytes(1);
+  const float d = widened(block.half(2)), dmin = widened(block.half(3));
+  for (int i = 0; i < 256; i++) out.q[i] = low[i / 2 % 64] >> (2 * (i / 128) + 4 * (i % 2)) & 3;
+  for (int i = 0; i < 16; i++) out.scale[i] = d * float(scale[i] & 15), out.minimum[i] = -(dmin * float(scale[i] >> 4));
+}
+
+inline void read_q3_k(const Block& block, Levels& out) {
+  const Bytes low = block.bytes(0), high = block.bytes(1), scale = block.bytes(2);
+  const float d = widened(block.half(3));
+  for (int i = 0; i < 256; i++) {
+    const int pair = i / 2, upper = high[pair % 32] >> (pair / 32 + 4 * (i % 2)) & 1;
+    out.q[i] = (low[pair % 64] >> (2 * (pair / 64) + 4 * (i % 2)) & 3) | upper << 2;
+  }
+  for (int i = 0; i < 16; i++) {
+    const int lower = scale[i % 8] >> (4 * (i / 8)) & 15, upper = scale[8 + i % 4] >> (2 * (i / 4)) & 3;
+    out.scale[i] = d * float((lower | upper << 4) - 32);
+  }
+}
+
+inline void read_q4_k(const Block& block, Levels& out) {
+  nibbles_together(block.bytes(0), 128, out.q);
+  six_bit_pairs(block.bytes(1), widened(block.half(2)), widened(block.half(3)), out);
+}
+
+inline void read_q5_k(const Block& block, Levels& out) {
+  const Bytes low = block.bytes(0), high = block.bytes(1);
+  for (int part = 0; part < 4; part++) nibbles_apart(low + 32 * part, 32, out.q + 64 * part);
+  for (int i = 0; i < 256; i++) out.q[i] |= (high[i % 32] >> (i / 32) & 1) << 4;
+  six_bit_pairs(block.bytes(2), widened(block.half(3)), widened(block.half(4)), out);
+}
+
+inline void read_q6_k(const Block& block, Levels& out) {
+  const Bytes low = block.bytes(0), high = block.bytes(1);
+  const auto* scale = static_cast<const int8_t*>(block.planes[2]);
+  const float d = widened(block.half(3));
+  for (int part = 0; part < 2; part++) {
+    nibbles_apart(low + 64 * part, 64, out.q + 128 * part);
+    for (int i = 0; i < 128; i++) out.q[128 * part + i] |= (high[32 * part + i % 32] >> (2 * (i / 32)) & 3) << 4;
+  }
+  for (int i = 0; i < 16; i++) out.scale[i] = d * float(scale[i]);
+}
+
+constexpr Plane kHalf{ort::kFloat16, 1};
+constexpr Plane bytes(size_t count) { return {ort::kUint8, count}; }
+
+inline const Format kFormats[] = {
+    // name, planes, columns, group, bits, zero, is_offset, is_half
+    {"Q4_0Linear", 2, {bytes(16), kHalf}, 32, 32, 4, 8, false, true, read_q4_0},
+    {"Q4_1Linear", 3, {bytes(16), kHalf, kHalf}, 32, 32, 4, 8, true, true, read_q4_1},
+    {"Q5_0Linear", 3, {bytes(16), bytes(4), kHalf}, 32, 32, 8, 16, false, true, read_q5_0},
+    {"Q5_1Linear", 4, {bytes(16), bytes(4), kHalf, kHalf}, 32, 32, 8, 16, true, true, read_q5_1},
+    {"Q8_0Linear", 2, {bytes(32), kHalf}, 32, 32, 8, 128, false, true, read_q8_0},
+    {"Q2_KLinear", 4, {bytes(64), bytes(16), kHalf, kHalf}, 256, 16, 4, 2, true, false, read_q2_k},
+    {"Q3_KLinear", 4, {bytes(64), bytes(32), bytes(12), kHalf}, 256, 16, 4, 4, false, false, read_q3_k},
+    {"Q4_KLinear", 4, {bytes(128), bytes(12), kHalf, kHalf}, 256, 32, 4, 8, true, false, read_q4_k},
+    {"Q5_KLinear", 5, {bytes(128), bytes(32), bytes(12), kHalf, kHalf}, 256, 32, 8, 16, true, false, read_q5_k},
+    {"Q6_KLinear", 4, {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf}, 256, 16, 8, 32, false, false, read_q6_k},
+};
+constexpr size_t kNumFormats = sizeof kFormats / sizeof *kFormats;
+
+}  // namespace formats

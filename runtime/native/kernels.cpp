@@ -1,0 +1,223 @@
+// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI: a session that
+// this library is registered with runs them instead of inlining the functions of the same name.
+#include <sched.h>
+
+#include <string>
+
+#include "formats.h"
+#include "ort_abi.h"
+#include "vnni.h"
+
+namespace {
+
+constexpr int64_t kWorthAThread = 60'000, kWorthATask = 600'000;  // multiplications
+
+struct Op : ort::CustomOp {
+  const formats::Format* format;
+};
+
+const formats::Format& format_of(const ort::CustomOp* op) { return *static_cast<const Op*>(op)->format; }
+
+struct Kernel {
+  const ort::Api* api;
+  vnni::Weights weights;
+};
+
+// A step of a computation with ONNX Runtime failed: says so to it.
+struct Failed {
+  ort::Status* status;
+};
+
+void check(ort::Status* status) {
+  if (status) throw Failed{status};
+}
+
+template <typename Function>
+ort::Status* guarded(const ort::Api* api, Function function) noexcept {
+  try {
+    function();
+    return nullptr;
+  } catch (const Failed& failed) {
+    return failed.status;
+  } catch (const std::exception& error) {
+    return api->status(error.what());
+  }
+}
+
+struct Sizes {
+  int64_t of[8];
+  size_t rank;
+};
+
+Sizes sizes_of(const ort::Api* api, const ort::Value* value) {
+  ort::Shape* shape;
+  check(api->shape(value, &shape));
+  Sizes sizes{};
+  ort::Status* status = api->rank(shape, &sizes.rank);
+  if (!status && sizes.rank > 8) status = api->status("a packed linear takes at most 8 axes");
+  if (!status) status = api->sizes(shape, sizes.of, sizes.rank);
+  api->release(shape);
+  check(status);
+  return sizes;
+}
+
+template <typename Element>
+Element* data_of(const ort::Api* api, const ort::Value* value) {
+  void* data;
+  check(api->data(const_cast<ort::Value*>(value), &data));
+  return static_cast<Element*>(data);
+}
+
+vnni::Weights read(const formats::Format& format, const ort::Api* api, const ort::KernelInfo* info) {
+  int64_t columns, rows;
+  check(api->attribute(info, "K", &columns));
+  check(api->attribute(info, "N", &rows));
+  if (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX || columns % format.columns)
+    throw Failed{api->status((std::string(format.name) + ": N or K does not fit the format").c_str())};
+  const void* planes[5];
+  for (size_t i = 0; i < format.num_planes; i++) {
+    int is_constant = 0;
+    const ort::Value* plane;
+    check(api->constant(info, i + 1, &is_constant, &plane));
+    if (!is_constant) throw Failed{api->status((std::string(format.name) + ": its planes must be constants").c_str())};
+    const Sizes sizes = sizes_of(api, plane);
+    int64_t count = 1, wanted = rows * (columns / format.columns) * int64_t(format.planes[i].per_block);
+    for (size_t axis = 0; axis < sizes.rank; axis++) count *= sizes.of[axis];
+    if (count != wanted)
+      throw Failed{api->status((std::string(format.name) + ": plane " + std::to_string(i) + " has " +
+                                std::to_string(count) + " elements, not " + std::to_string(wanted)).c_str())};
+    planes[i] = data_of<void>(api, plane);
+  }
+  return vnni::packed(format, planes, int(rows), int(columns));
+}
+
+int num_processors() {
+  static const int count = [] {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  }();
+  return count;
+}
+
+struct Work {
+  const vnni::Weights* weights;
+  const float* x;
+  vnni::Rounded* rounded;
+  float* y;
+  int rows, parts_of_rows, parts_of_panels;
+};
+
+int part(int64_t whole, int64_t index, int64_t parts) { return int(whole * index / parts); }
+
+void round_part(void* argument, size_t index) {
+  const Work& work = *static_cast<const Work*>(argument);
+  vnni::round_rows(*work.weights, work.x, part(work.rows, index, work.parts_of_rows),
+                   part(work.rows, index + 1, work.parts_of_rows), *work.rounded);
+}
+
+void multiply_part(void* argument, size_t index) {
+  const Work& work = *static_cast<const Work*>(argument);
+  const int rows = int(index) / work.parts_of_panels, panels = int(index) % work.parts_of_panels;
+  const int num_panels = work.weights->num_panels();
+  vnni::multiply(*work.weights, *work.rounded, part(work.rows, rows, work.parts_of_rows),
+                 part(work.rows, rows + 1, work.parts_of_rows), part(num_panels, panels, work.parts_of_panels),
+                 part(num_panels, panels + 1, work.parts_of_panels), work.y);
+}
+
+// So many that all threads have the same, unless there is too little to do.
+int num_tasks(int64_t multiplications, int64_t most) {
+  const int64_t threads = num_processors();
+  const int64_t wanted = multiplications < threads * kWorthAThread
+                             ? multiplications / kWorthAThread
+                             : (multiplications / kWorthATask + threads - 1) / threads * threads;
+  return int(std::clamp<int64_t>(wanted, 1, most));
+}
+
+void compute(const Kernel& kernel, ort::KernelContext* context) {
+  const ort::Api* api = kernel.api;
+  const vnni::Weights& weights = kernel.weights;
+  const ort::Value* input;
+  check(api->input(context, 0, &input));
+  Sizes sizes = sizes_of(api, input);
+  if (sizes.rank < 1 || sizes.of[sizes.rank - 1] != weights.columns)
+    throw Failed{api->status("a packed linear got rows of another length than its weights have")};
+  int64_t rows = 1;
+  for (size_t axis = 0; axis + 1 < sizes.rank; axis++) rows *= sizes.of[axis];
+  sizes.of[sizes.rank - 1] = weights.rows;
+  ort::Value* output;
+  check(api->output(context, 0, sizes.of, sizes.rank, &output));
+  if (rows == 0) return;
+
+  thread_local vnni::Rounded rounded;
+  rounded.resize(int(rows), weights.columns, weights.num_groups());
+  Work work{&weights, data_of<const float>(api, input), &rounded, data_of<float>(api, output), int(rows), 1, 1};
+  work.parts_of_rows = int(std::min<int64_t>(rows, num_tasks(rows * weights.columns * 16, 64)));
+  if (work.parts_of_rows == 1)
+    round_part(&work, 0);
+  else
+    check(api->parallel(context, round_part, work.parts_of_rows, &work));
+  work.parts_of_rows = int((rows + vnni::kRowsAtOnce - 1) / vnni::kRowsAtOnce);
+  const int64_t each = (rows + work.parts_of_rows - 1) / work.parts_of_rows * weights.columns * weights.rows;
+  work.parts_of_panels = num_tasks(each, weights.num_panels());
+  const int tasks = work.parts_of_rows * work.parts_of_panels;
+  if (tasks == 1)
+    multiply_part(&work, 0);
+  else
+    check(api->parallel(context, multiply_part, tasks, &work));
+}
+
+ort::Status* create(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
+  return guarded(api, [&] { *kernel = new Kernel{api, read(format_of(op), api, info)}; });
+}
+
+ort::Status* run(void* kernel, ort::KernelContext* context) {
+  const auto& each = *static_cast<const Kernel*>(kernel);
+  return guarded(each.api, [&] { compute(each, context); });
+}
+
+Op defined(const formats::Format& format) {
+  Op op{};
+  op.format = &format;
+  op.version = ort::kCustomOpVersion;
+  op.name = [](const ort::CustomOp* self) { return format_of(self).name; };
+  op.provider = [](const ort::CustomOp*) { return "CPUExecutionProvider"; };
+  op.num_inputs = [](const ort::CustomOp* self) { return format_of(self).num_planes + 1; };
+  op.num_outputs = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.input_type = [](const ort::CustomOp* self, size_t index) {
+    return index == 0 ? ort::kFloat : format_of(self).planes[index - 1].type;
+  };
+  op.output_type = [](const ort::CustomOp*, size_t) { return ort::kFloat; };
+  op.input_characteristic = [](const ort::CustomOp*, size_t) { return ort::kRequired; };
+  op.output_characteristic = [](const ort::CustomOp*, size_t) { return ort::kRequired; };
+  op.input_memory = [](const ort::CustomOp*, size_t) { return 0; };
+  op.variadic_min_inputs = op.variadic_inputs_alike = [](const ort::CustomOp*) { return 1; };
+  op.variadic_min_outputs = op.variadic_outputs_alike = [](const ort::CustomOp*) { return 1; };
+  op.create_or_fail = create;
+  op.compute_or_fail = run;
+  op.destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+
+// Whether this processor has what the kernels need.
+extern "C" __attribute__((visibility("default"))) int mistralrs_is_supported() {
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+// What ONNX Runtime looks for in a library of custom operators.
+extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(
+    ort::SessionOptions* options, const ort::ApiBase* base) {
+  const ort::Api* api = base->get(ort::kApiVersion);
+  return guarded(api, [&] {
+    static Op ops[formats::kNumFormats];
+    ort::Domain* domain;  // it must outlive all sessions
+    check(api->create_domain("mistralrs", &domain));
+    for (size_t i = 0; i < formats::kNumFormats; i++) {
+      ops[i] = defined(formats::kFormats[i]);
+      check(api->add_to_domain(domain, &ops[i]));
+    }
+    check(api->add_domain(options, domain));
+  });
+}

@@ -1,0 +1,222 @@
+// y = x · Wᵀ with AVX-512 VNNI. W: panels of 16 rows, their levels as the dot product of bytes wants them. x: rounded to
+// int8 for each group of columns, as ONNX Runtime's MatMulNBits does. What a row gives does not depend on other rows.
+#pragma once
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "formats.h"
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma")
+
+namespace vnni {
+
+constexpr int kPanel = 16;       // rows of W that a register holds
+constexpr int kTile = 10;        // rows of x that share what was loaded of W
+constexpr int kRowsAtOnce = 240;  // of x, so that they stay in the cache while panels pass
+
+struct Shape {
+  int bits, group;
+  bool is_offset, is_half;
+
+  size_t levels() const { return size_t(kPanel) * group * bits / 8; }
+  size_t numbers() const { return kPanel * (is_half ? 2 : 4) * (is_offset ? 2 : 1); }
+  size_t bytes() const { return levels() + numbers(); }  // of one group of a panel
+};
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Group after group of each panel: levels, scales, then minima (halves) or offsets (floats).
+struct Weights {
+  Shape shape;
+  int rows, columns, zero;
+  std::unique_ptr<uint8_t, Free> panels;
+
+  int num_groups() const { return columns / shape.group; }
+  int num_panels() const { return (rows + kPanel - 1) / kPanel; }
+  uint8_t* panel(int index) const { return panels.get() + size_t(index) * num_groups() * shape.bytes(); }
+};
+
+inline void place(const Weights& weights, const formats::Levels& from, int group, int lane, uint8_t* target) {
+  const Shape& shape = weights.shape;
+  for (int column = 0; column < shape.group; column++) {
+    const uint8_t level = from.q[group * shape.group + column];
+    const int four = column / 4, half = shape.group / 8;
+    if (shape.bits == 8)
+      target[four * 64 + lane * 4 + column % 4] = level;
+    else  // the low nibbles of a register hold the group's first half, the high ones its second
+      target[four % half * 64 + lane * 4 + column % 4] |= four < half ? level : level << 4;
+  }
+  uint8_t* numbers = target + shape.levels();
+  if (shape.is_half) {
+    auto* halves = reinterpret_cast<uint16_t*>(numbers);
+    halves[lane] = from.half_scale;
+    if (shape.is_offset) halves[kPanel + lane] = from.half_minimum;
+  } else {
+    auto* floats = reinterpret_cast<float*>(numbers);
+    floats[lane] = from.scale[group];
+    if (shape.is_offset) floats[kPanel + lane] = from.minimum[group] + from.scale[group] * float(weights.zero);
+  }
+}
+
+inline Weights packed(const formats::Format& format, const void* const* planes, int rows, int columns) {
+  Weights weights{{format.bits, format.group, format.is_offset, format.is_half}, rows, columns, format.zero, nullptr};
+  const size_t size = weights.num_panels() * weights.num_groups() * weights.shape.bytes();
+  weights.panels.reset(static_cast<uint8_t*>(std::aligned_alloc(64, (size + 63) / 64 * 64)));
+  if (!weights.panels) throw std::bad_alloc();
+  std::memset(weights.panels.get(), 0, size);
+  const int blocks = columns / format.columns, groups_a_block = format.columns / format.group;
+  formats::Levels levels;
+  for (int row = 0; row < rows; row++)
+    for (int number = 0; number < blocks; number++) {
+      formats::Block block{};
+      for (size_t i = 0; i < format.num_planes; i++) {
+        const auto& plane = format.planes[i];
+        const size_t size = plane.per_block * (plane.type == ort::kFloat16 ? 2 : 1);
+        block.planes[i] = static_cast<const uint8_t*>(planes[i]) + (size_t(row) * blocks + number) * size;
+      }
+      format.read(block, levels);
+      for (int group = 0; group < groups_a_block; group++) {
+        const size_t place_of = size_t(number * groups_a_block + group) * weights.shape.bytes();
+        place(weights, levels, group, row % kPanel, weights.panel(row / kPanel) + place_of);
+      }
+    }
+  return weights;
+}
+
+// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product.
+struct Rounded {
+  std::vector<int8_t> levels;
+  std::vector<float> scales, sums;
+  std::vector<int32_t> shifts;
+
+  void resize(int rows, int columns, int groups) {
+    levels.resize(size_t(rows) * columns);
+    scales.resize(size_t(rows) * groups);
+    sums.resize(size_t(rows) * groups);
+    shifts.resize(size_t(rows) * groups);
+  }
+};
+
+template <int kGroup>
+void round_row(const float* x, int groups, int zero, int8_t* levels, float* scales, float* sums, int32_t* shifts) {
+  for (int group = 0; group < groups; group++, x += kGroup, levels += kGroup) {
+    const __m512 first = _mm512_loadu_ps(x), second = kGroup == 32 ? _mm512_loadu_ps(x + 16) : _mm512_setzero_ps();
+    const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second)));
+    const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+    const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
+    const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(levels), _mm512_cvtsepi32_epi8(a));
+    if (kGroup == 32) _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + 16), _mm512_cvtsepi32_epi8(b));
+    scales[group] = most / 127.0f;
+    sums[group] = _mm512_reduce_add_ps(_mm512_add_ps(first, second));
+    shifts[group] = -zero * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+  }
+}
+
+inline void round_rows(const Weights& weights, const float* x, int from, int to, Rounded& out) {
+  const int groups = weights.num_groups();
+  const auto round = weights.shape.group == 32 ? round_row<32> : round_row<16>;
+  for (int row = from; row < to; row++) {
+    const size_t at = size_t(row) * groups;
+    round(x + size_t(row) * weights.columns, groups, weights.zero, &out.levels[size_t(row) * weights.columns],
+          &out.scales[at], &out.sums[at], &out.shifts[at]);
+  }
+}
+
+template <bool kHalf>
+__m512 sixteen(const uint8_t* numbers) {
+  if (kHalf) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers)));
+  return _mm512_loadu_ps(numbers);
+}
+
+// Rows `row` to `row + kRows` of x with one panel.
+template <int kBits, int kGroup, bool kOffset, bool kHalf, int kRows>
+void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y) {
+  constexpr int kFours = kGroup / 4, kRegisters = kFours * kBits / 8;
+  constexpr size_t kNumbers = kPanel * (kHalf ? 2 : 4), kBytes = kRegisters * 64 + kNumbers * (kOffset ? 2 : 1);
+  const int groups = weights.num_groups();
+  const uint8_t* w = weights.panel(panel);
+  const int8_t* levels[kRows];
+  size_t at[kRows];
+  __m512 sum[kRows];
+  for (int r = 0; r < kRows; r++) {
+    levels[r] = &x.levels[size_t(row + r) * weights.columns];
+    at[r] = size_t(row + r) * groups;
+    sum[r] = _mm512_setzero_ps();
+  }
+  const __m512i nibble = _mm512_set1_epi8(15);
+  const __m512 zero = _mm512_set1_ps(float(weights.zero));
+  for (int group = 0; group < groups; group++, w += kBytes) {
+    __m512i q[kFours];
+    for (int i = 0; i < kRegisters; i++) {
+      const __m512i loaded = _mm512_loadu_si512(w + 64 * i);
+      if (kBits == 8) {
+        q[i] = loaded;
+      } else {
+        q[i] = _mm512_and_si512(loaded, nibble);
+        q[i + kRegisters] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
+      }
+    }
+    for (size_t ahead = 0; ahead < kBytes; ahead += 64)
+      _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
+    const __m512 scale = sixteen<kHalf>(w + kRegisters * 64);
+    __m512 offset;
+    if (kOffset) {
+      offset = sixteen<kHalf>(w + kRegisters * 64 + kNumbers);
+      if (kHalf) offset = _mm512_fmadd_ps(scale, zero, offset);
+    }
+    for (int r = 0; r < kRows; r++) {
+      const auto* fours = reinterpret_cast<const int32_t*>(levels[r] + size_t(group) * kGroup);
+      __m512i dot = _mm512_set1_epi32(x.shifts[at[r] + group]);
+      for (int i = 0; i < kFours; i++) dot = _mm512_dpbusd_epi32(dot, q[i], _mm512_set1_epi32(fours[i]));
+      const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at[r] + group]));
+      sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), both, sum[r]);
+      if (kOffset) sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sums[at[r] + group]), sum[r]);
+    }
+  }
+  const int first = panel * kPanel, lanes = std::min(kPanel, weights.rows - first);
+  const auto mask = __mmask16((1u << lanes) - 1);
+  for (int r = 0; r < kRows; r++) _mm512_mask_storeu_ps(y + size_t(row + r) * weights.rows + first, mask, sum[r]);
+}
+
+using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
+
+template <int kBits, int kGroup, bool kOffset, bool kHalf>
+Tile tile_of(int rows) {
+#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, n>
+  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
+#undef TILE
+  return tiles[rows - 1];
+}
+
+using Tiles = Tile (*)(int rows);
+
+inline Tiles tiles_of(const Shape& shape) {
+  if (shape.is_half && shape.bits == 4) return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
+  if (shape.is_half) return shape.is_offset ? tile_of<8, 32, true, true> : tile_of<8, 32, false, true>;
+  if (shape.group == 16 && shape.bits == 8) return tile_of<8, 16, false, false>;
+  if (shape.group == 16) return shape.is_offset ? tile_of<4, 16, true, false> : tile_of<4, 16, false, false>;
+  return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<8, 32, true, false>;
+}
+
+inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
+  const Tiles tiles = tiles_of(weights.shape);
+  for (int panel = first; panel < last; panel++)
+    for (int row = from; row < to; row += kTile) {
+      const int rows = std::min(kTile, to - row);
+      tiles(rows)(weights, x, row, panel, y);
+    }
+}
+
+}  // namespace vnni
+
+#pragma GCC pop_options
