@@ -12,6 +12,9 @@ from tokenizers import Tokenizer
 from mistralrs_onnx.runtime.errors import RequestError
 
 SPACE = "\u2581"  # what SentencePiece writes for a space
+# Tokens that get into a mask together where all of them may come, beside llguidance's own, which suit strings of JSON.
+# Each is a part of a larger one, of which it has up to 10 characters: what only overlaps would be looked at twice.
+WORDS = ("[a-z]{1,10}", " [a-z]{1,9}", "[a-zA-Z]{1,10}", " [a-zA-Z]{1,9}")
 
 
 class TokenTable:
@@ -48,7 +51,8 @@ def make_ll_tokenizer(tokenizer: Tokenizer, vocab_size: int, eos_token_ids: tupl
     if not eos_token_ids:
         raise RequestError("the model has no end token, so no grammar can end", code="unsupported")
     table = TokenTable(tokenizer, vocab_size, eos_token_ids)
-    return LLTokenizer(table, eos_token=list(eos_token_ids))  # type: ignore[arg-type]  # asks for its own base class
+    slices = [*LLTokenizer.general_slices(), *WORDS]
+    return LLTokenizer(table, eos_token=list(eos_token_ids), slices=slices)  # type: ignore[arg-type]  # asks for its own base class
 
 
 def byte_reader(layout: Any) -> Any:

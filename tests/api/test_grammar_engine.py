@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
-from grammar_strategies import FORMATS_CHECKED, Json, Regex
-from hypothesis import Phase, given, settings
-from hypothesis.strategies import SearchStrategy
+from grammar_strategies import FORMATS_CHECKED, Json, Regex, examples
 
 from mistralrs_onnx.model import LoadOptions, Model, load
 from mistralrs_onnx.runtime.engine import EngineOptions, Output
@@ -30,19 +28,6 @@ class Answer(NamedTuple):
     text: str
     token_ids: tuple[int, ...]
     finish_reason: str
-
-
-def examples(strategy: SearchStrategy[Any], count: int) -> list[Any]:
-    found: list[Any] = []
-
-    @settings(max_examples=count, deadline=None, derandomize=True, phases=[Phase.generate], database=None)
-    @given(strategy)
-    def collect(value: Any) -> None:
-        found.append(value)
-
-    collect()
-    assert len(found) >= count * 0.9
-    return found
 
 
 @pytest.fixture(scope="module")

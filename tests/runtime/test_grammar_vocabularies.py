@@ -7,16 +7,18 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from grammar_walks import Walk
+from grammar_strategies import Json, Regex, examples
+from grammar_walks import Walk, allowed
 from tokenizers import Tokenizer
 from yacc_grammars import C_LIKE, PROGRAM
 
 from mistralrs_onnx.compiler.checkpoints.gguf import read_gguf
 from mistralrs_onnx.compiler.tokenizer.gguf import tokenizer_files
-from mistralrs_onnx.runtime.grammar.compiler import GrammarCompiler
+from mistralrs_onnx.runtime.grammar.compiler import Grammar, GrammarCompiler
 from mistralrs_onnx.runtime.grammar.masks import MaskJob, MaskWorker
 from mistralrs_onnx.runtime.grammar.matcher import allows
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec, make_spec
@@ -100,6 +102,32 @@ def print_times(name: str, vocab_size: int, fills: list[float], accepts: list[fl
     fill = 1e6 * np.array(fills)
     times = f"median {np.median(fill):.0f}, mean {fill.mean():.0f}, largest {fill.max():.0f} µs"
     print(f"\n{name}, {vocab_size} tokens: mask {times}; accept median {1e6 * np.median(accepts):.0f} µs")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("kind", "values"), [("json_schema", examples(Json, 300)), ("regex", examples(Regex, 100))])
+def test_masks_of_generated_grammars(compiler: GrammarCompiler, kind: str, values: list[Any]) -> None:
+    """Each on its way to an end or to 60 tokens, with a lexer that has learned nothing; prints the time of a mask."""
+    fills: list[float] = []
+    for seed, value in enumerate(values):
+        fills += walk_times(compiler.compile(make_spec(kind, value)), seed)
+    fill = 1e6 * np.array(fills)
+    times = f"mean {fill.mean():.0f}, median {np.median(fill):.0f}, 95th percentile {np.percentile(fill, 95):.0f} µs"
+    print(f"\n{len(values)} of {kind}, {compiler.prepare().vocab_size} tokens: {len(fill)} masks, {times}")
+    assert len(fill) > 3 * len(values)
+
+
+def walk_times(grammar: Grammar, seed: int) -> list[float]:
+    """Processor seconds of each mask. Tokens are drawn among the allowed, the lower ids, which are frequent, rather."""
+    matcher, rng, times = grammar.matcher(), np.random.default_rng(seed), []
+    while not (matcher.is_finished or matcher.has_ended) and len(times) < 60:
+        start = time.thread_time()
+        mask = matcher.mask()
+        times.append(time.thread_time() - start)
+        choices = allowed(mask)
+        chances = 1 / (1 + choices)
+        matcher.accept([int(rng.choice(choices, p=chances / chances.sum()))])
+    return times
 
 
 def test_masks_of_sixteen(compiler: GrammarCompiler) -> None:

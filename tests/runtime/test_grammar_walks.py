@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from grammar_strategies import FORMATS_CHECKED, Json, Regex
-from grammar_walks import END, Walk, YaccChecker, byte_tokenizer, compiler_of
+from grammar_walks import END, Walk, YaccChecker, allowed, byte_tokenizer, compiler_of
 from hypothesis import Phase, given, settings
+from llguidance import LLMatcher
 from tokenizers import Tokenizer
 from yacc_grammars import JSON, YACC
 
 from mistralrs_onnx.runtime.grammar.compiler import GrammarCompiler
+from mistralrs_onnx.runtime.grammar.source import to_llguidance
 from mistralrs_onnx.runtime.grammar.spec import make_spec
 from mistralrs_onnx.runtime.package import Package
 
@@ -186,3 +189,38 @@ def test_300_schemas(real: Model, schema: dict[str, Any]) -> None:
 @given(Regex)
 def test_100_regexes(real: Model, pattern: str) -> None:
     check_regex(real, pattern)
+
+
+WORDY = [
+    ("regex", r"[A-Z][a-z ,]{20,200}\."),
+    ("regex", r"([A-Za-z]+[ ,.\n]+){2000}"),
+    ("regex", r"[a-zA-Z0-9_]{1,8}"),
+    ("regex", r"[a-z]{1,9} [a-z]{3,11}[^a-z]*"),
+    ("json_schema", {"type": "object", "properties": {"a": {"type": "string", "pattern": "^[a-z]{2,20}$"}}}),
+    ("lark", 'start: (/[a-z]+/ | /[A-Z]{1,12}/ " ")* /.{0,30}/'),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), WORDY)
+def test_tokens_that_are_taken_together_change_no_mask(real: Model, kind: str, value: Any) -> None:
+    """Along outputs in which longer words are likelier than they would be by equal chances."""
+    tokens, spec = real.compiler.prepare(), make_spec(kind, value)
+    one_by_one = LLMatcher(tokens.with_slices([]), to_llguidance(spec), log_level=0)
+    texts = [tokens.decode_bytes([i]) for i in range(tokens.vocab_size)]
+    chances = np.array([100.0 if len(text) > 2 and text.strip().isalpha() else 1.0 for text in texts])
+    num_words = 0
+    for seed in range(5):
+        matcher, rng = real.compiler.compile(spec).matcher(), np.random.default_rng(seed)
+        one_by_one.reset()
+        for _ in range(30):
+            if matcher.is_finished or matcher.has_ended:
+                break
+            mask = matcher.mask()
+            assert mask.tobytes() == one_by_one.compute_bitmask()[: mask.nbytes]
+            choices = allowed(mask)
+            token_id = int(rng.choice(choices, p=chances[choices] / chances[choices].sum()))
+            num_words += len(choices) > 1000
+            matcher.accept([token_id])
+            if not matcher.has_ended:
+                one_by_one.consume_token(token_id)
+    assert num_words > 5, "masks that have many words"
