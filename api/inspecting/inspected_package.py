@@ -80,5 +80,6 @@ def stored_bytes(kind: str, shape: tuple[int, ...]) -> int:
 def _graphs(manifest: Manifest) -> list[str]:
     """The portable one, then those that serve."""
     xlora = {} if manifest.xlora is None else manifest.xlora.engines
-    serving = [*manifest.engines.values(), *manifest.lora_engines.values(), *xlora.values()]
+    cuda = [] if manifest.cuda is None else [manifest.cuda.engine, manifest.cuda.slots]
+    serving = [*manifest.engines.values(), *manifest.lora_engines.values(), *xlora.values(), *cuda]
     return list(dict.fromkeys([PORTABLE_GRAPH, *serving]))

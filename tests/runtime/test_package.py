@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -72,11 +73,21 @@ def test_links_are_refused(package: Path, tmp_path: Path) -> None:
         open_package(package)
 
 
-def test_graphs_that_the_manifest_does_not_list_are_refused(package: Path) -> None:
+@pytest.mark.parametrize(("key", "graph"), [("float32", "engine.onnx"), ("engine", "engine-cuda.onnx")])
+def test_graphs_that_the_manifest_does_not_list_are_refused(package: Path, key: str, graph: str) -> None:
     manifest = package / MANIFEST
-    manifest.write_text(manifest.read_text().replace('"float32": "engine.onnx"', '"float32": "../engine.onnx"'))
-    with pytest.raises(PackageError, match=r"does not list \.\./engine\.onnx"):
+    manifest.write_text(manifest.read_text().replace(f'"{key}": "{graph}"', f'"{key}": "../{graph}"'))
+    with pytest.raises(PackageError, match=rf"does not list \.\./{graph}"):
         open_package(package)
+
+
+def test_packages_of_before_have_no_graph_for_cuda(package: Path) -> None:
+    manifest = package / MANIFEST
+    without = json.loads(manifest.read_text())
+    del without["cuda"]
+    manifest.write_text(json.dumps(without))
+    with pytest.raises(PackageError, match=r"has no graph for CUDA, it was made before .*compile the model again"):
+        open_package(package).cuda()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"schema": 1}', '{"schema": 2}', "\x00"])

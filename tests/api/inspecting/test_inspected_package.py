@@ -64,6 +64,7 @@ def test_tensors_have_the_types_that_they_are_kept_as(package: Path) -> None:
 def test_graphs_come_in_order_and_files_with_their_sums(package: Path) -> None:
     found = inspected(package, verify=True)
     assert [graph.file for graph in found.graphs][:3] == ["model.onnx", "engine.onnx", "engine-kv-float16.onnx"]
+    assert [graph.file for graph in found.graphs][-2:] == ["engine-cuda.onnx", "slots-cuda.onnx"]
     assert {file.name for file in found.files} == {path.name for path in package.iterdir()} - {"manifest.json"}
     assert all(file.is_compared and len(file.sha256 or "") == 64 for file in found.files)
     assert found.problems == []
