@@ -118,14 +118,14 @@ def test_masks_of_generated_grammars(compiler: GrammarCompiler, kind: str, value
 
 
 def walk_times(grammar: Grammar, seed: int) -> list[float]:
-    """Processor seconds of each mask. Tokens are drawn among the allowed, the lower ids, which are frequent, rather."""
+    """Processor seconds of each mask. The lower ids, which are frequent, are drawn rather, and ends if nothing else."""
     matcher, rng, times = grammar.matcher(), np.random.default_rng(seed), []
     while not (matcher.is_finished or matcher.has_ended) and len(times) < 60:
         start = time.thread_time()
         mask = matcher.mask()
         times.append(time.thread_time() - start)
         choices = allowed(mask)
-        chances = 1 / (1 + choices)
+        chances = np.where(np.isin(choices, grammar.eos_token_ids), 1e-9, 1 / (1 + choices))
         matcher.accept([int(rng.choice(choices, p=chances / chances.sum()))])
     return times
 
