@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ from mistralrs_onnx.tools.serve import main as serve
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 NO_OPTIONS = {"MISTRALRS_CACHE", "MISTRALRS_DEBUG"}
-DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+DOCKERFILE, DOCKERFILE_CUDA = ((ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "Dockerfile.cuda"))
+DOCKERFILES = pytest.mark.parametrize("dockerfile", [DOCKERFILE, DOCKERFILE_CUDA], ids=["cpu", "cuda"])
+COMPOSE, COMPOSE_CUDA, PATCH_CUDA = (
+    yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+    for name in ("compose.yaml", "compose.cuda.yaml", "kubernetes.cuda.yaml")
+)
 DEPLOYMENT, SERVICE = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8"))
 UNIT = (DEPLOY / "mistralrs.service").read_text(encoding="utf-8")
 
@@ -41,7 +46,9 @@ def option_variables() -> set[str]:
     return {f"MISTRALRS_{name.removeprefix('--').replace('-', '_').upper()}" for name in names}
 
 
-TEXTS = {"Dockerfile": DOCKERFILE, "unit": UNIT} | {path.name: path.read_text() for path in DEPLOY.glob("*.yaml")}
+TEXTS = {"Dockerfile": DOCKERFILE, "Dockerfile.cuda": DOCKERFILE_CUDA, "unit": UNIT} | {
+    path.name: path.read_text() for path in DEPLOY.glob("*.yaml")
+}
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=list(TEXTS))
@@ -50,8 +57,9 @@ def test_variables_are_read_by_somebody(text: str) -> None:
     assert told <= variables()
 
 
-def test_commands_are_commands() -> None:
-    [default] = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+@DOCKERFILES
+def test_commands_are_commands(dockerfile: str) -> None:
+    [default] = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
     container = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
     for arguments in (json.loads(default), container["args"], COMPOSE["services"]["server"]["command"]):
         assert arguments[0] in serve.commands
@@ -74,10 +82,11 @@ def test_answers_end_before_the_container_does() -> None:
     assert float(re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[0]) > drain
 
 
-def test_ports_agree() -> None:
+@DOCKERFILES
+def test_ports_agree(dockerfile: str) -> None:
     container = DEPLOYMENT["spec"]["template"]["spec"]["containers"][0]
-    [port] = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)
-    assert f"MISTRALRS_PORT={port}" in DOCKERFILE
+    [port] = re.findall(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE)
+    assert f"MISTRALRS_PORT={port}" in dockerfile
     assert container["ports"][0]["containerPort"] == int(port)
     assert SERVICE["spec"]["ports"][0]["targetPort"] == container["ports"][0]["name"]
     assert COMPOSE["services"]["server"]["ports"] == [f"127.0.0.1:{port}:{port}"]
@@ -93,9 +102,10 @@ def test_collectors_of_metrics_find_them() -> None:
     assert f"GET {found['prometheus.io/path']}" in ROUTES
 
 
-def test_nothing_runs_as_root() -> None:
-    assert "USER server" in DOCKERFILE
-    user = re.findall(r"useradd .*--uid (\d+)", DOCKERFILE)[0]
+@DOCKERFILES
+def test_nothing_runs_as_root(dockerfile: str) -> None:
+    assert "USER server" in dockerfile
+    user = re.findall(r"useradd .*--uid (\d+)", dockerfile)[0]
     assert DEPLOYMENT["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
     assert "DynamicUser=yes" in UNIT
 
@@ -111,9 +121,56 @@ class Ready(BaseHTTPRequestHandler):
         pass
 
 
+def settings(dockerfile: str) -> dict[str, str]:
+    """Variables that are set in the image."""
+    [block] = re.findall(r"^ENV ((?:.*\\\n)*.*)$", dockerfile, re.MULTILINE)
+    return dict(each.split("=", 1) for each in block.replace("\\\n", " ").split())
+
+
+def test_the_images_differ_in_the_device() -> None:
+    """Whoever mends one mends the other."""
+    cpu, cuda = settings(DOCKERFILE), settings(DOCKERFILE_CUDA)
+    card = {"NVIDIA_VISIBLE_DEVICES": "all", "NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    assert cuda == cpu | card | {"MISTRALRS_DEVICE": "cuda"}
+    found = CliRunner().invoke(serve, ["--print-config", "demo"], env={"MISTRALRS_DEVICE": cuda["MISTRALRS_DEVICE"]})
+    assert re.search(r'device = "cuda(:0)?"', found.output), found.output
+    instructions = (
+        "FROM",
+        "RUN",
+        "USER",
+        "VOLUME",
+        "HEALTHCHECK",
+        "    CMD",
+        "STOPSIGNAL",
+        "ENTRYPOINT",
+        "CMD",
+        "    &&",
+    )
+    told = [
+        [line.replace("[cuda]", "[cpu]") for line in text.splitlines() if line.startswith(instructions)]
+        for text in (DOCKERFILE, DOCKERFILE_CUDA)
+    ]
+    assert told[0] == told[1]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert extras["cuda"] == ["onnxruntime-gpu[cuda,cudnn]>=1.31"]
+
+
+def test_a_card_is_asked_for() -> None:
+    """Files that join those for the CPU name the same service and the same container."""
+    server = COMPOSE_CUDA["services"]["server"]
+    assert COMPOSE_CUDA["services"].keys() == COMPOSE["services"].keys()
+    assert server["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert (DEPLOY / server["build"]["context"] / server["build"]["dockerfile"]).is_file()
+    [container], [plain] = (each["spec"]["template"]["spec"]["containers"] for each in (PATCH_CUDA, DEPLOYMENT))
+    assert container["name"] == plain["name"]
+    assert container["image"] == server["image"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": 1}
+
+
+@DOCKERFILES
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
-def test_the_health_check_follows_ready(status: int, code: int) -> None:
-    [line] = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+def test_the_health_check_follows_ready(status: int, code: int, dockerfile: str) -> None:
+    [line] = re.findall(r"^HEALTHCHECK .*\n +CMD (\[.*\])$", dockerfile, re.MULTILINE)
     program, *arguments = json.loads(line)
     assert program == "python"
     server = HTTPServer(("127.0.0.1", 0), type("Handler", (Ready,), {"status": status}))
