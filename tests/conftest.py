@@ -12,6 +12,8 @@ from gguf import quants
 
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
 from mistralrs_onnx.graphs.contract import KVDtype
+from mistralrs_onnx.load_options import Kernels
+from mistralrs_onnx.runtime.native import kernel_library
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.probe import settle_rows
 from mistralrs_onnx.runtime.runner import Determinism, OrtRunner
@@ -115,7 +117,7 @@ def smollm2_float32(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 class RunnerOf:
-    """Makes runners of a package; all over one session per graph, each with slots of its own."""
+    """Makes runners of a package; all over one session per graph and kernels, each with slots of its own."""
 
     def __init__(self, package: Package) -> None:
         self.package = package
@@ -128,11 +130,14 @@ class RunnerOf:
         max_model_len: int = 1024,
         kv_dtype: KVDtype = "float32",
         determinism: Determinism = "invariant",
+        kernels: Kernels = "native",
     ) -> OrtRunner:
-        if kv_dtype not in self._sessions:
-            self._sessions[kv_dtype] = make_session(self.package.engine(kv_dtype))
+        kind = kv_dtype, kernels
+        if kind not in self._sessions:
+            library = kernel_library() if kernels == "native" else None
+            self._sessions[kind] = make_session(self.package.engine(kv_dtype), kernels=library)
         runner = OrtRunner(
-            self._sessions[kv_dtype],
+            self._sessions[kind],
             self.package.manifest,
             num_slots=num_slots,
             max_model_len=max_model_len,

@@ -116,8 +116,8 @@ void round_row(const float* x, int groups, int zero, int8_t* levels, float* scal
     const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(levels), _mm512_cvtsepi32_epi8(a));
     if (kGroup == 32) _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + 16), _mm512_cvtsepi32_epi8(b));
-    scales[group] = most / 127.0f;
     sums[group] = _mm512_reduce_add_ps(_mm512_add_ps(first, second));
+    scales[group] = most / 127.0f + 0.0f * sums[group];  // what is no number stays none
     shifts[group] = -zero * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
   }
 }

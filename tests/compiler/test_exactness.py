@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from mistralrs_onnx.runtime.core import Row
+from mistralrs_onnx.runtime.native import kernel_library
 from mistralrs_onnx.runtime.package import Package
 from mistralrs_onnx.runtime.runner import OrtRunner
 from mistralrs_onnx.runtime.sessions import make_session
 
 
-def engine_logits(package: Package, ids: list[int]) -> NDArray[np.float32]:
-    runner = OrtRunner(
-        make_session(package.engine("float32")), package.manifest, num_slots=1, max_model_len=1024, max_chunk=512
-    )
+def engine_logits(package: Package, ids: list[int], kernels: Path | None = None) -> NDArray[np.float32]:
+    session = make_session(package.engine("float32"), kernels=kernels)
+    runner = OrtRunner(session, package.manifest, num_slots=1, max_model_len=1024, max_chunk=512)
     return runner.run([Row(0, 0, ids, len(ids))])
 
 
@@ -42,8 +44,11 @@ def test_float_activations_give_the_reference_logits(smollm2_float32: Package, r
     assert difference <= 1e-3 * np.abs(expected).max()
 
 
-def test_int8_activations_cost_less_than_a_hundredth_of_a_nat(smollm2: Package, reference, ids: list[int]) -> None:
-    expected, got = reference.logits(ids), engine_logits(smollm2, ids)
+@pytest.mark.parametrize("kernels", [None, kernel_library()], ids=["stock", "native"])
+def test_int8_activations_cost_less_than_a_hundredth_of_a_nat(
+    smollm2: Package, reference, ids: list[int], kernels: Path | None
+) -> None:
+    expected, got = reference.logits(ids), engine_logits(smollm2, ids, kernels)
     divergence = kl_divergence(expected, got)
     print("KL in nats: mean", divergence.mean(), "largest", divergence.max())
     assert divergence.mean() <= 0.01

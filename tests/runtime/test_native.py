@@ -1,0 +1,138 @@
+"""Kernels of our own: against the formula with activations rounded by hand, and in models."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from native_calls import Call
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
+from random_rows import random_rows
+
+from mistralrs_onnx.ops.formats import Planes, find_format
+from mistralrs_onnx.ops.formats_block import NBits
+from mistralrs_onnx.ops.linear import INT8_ACTIVATIONS
+from mistralrs_onnx.ops.packed import linear_of
+from mistralrs_onnx.runtime.native import kernel_library, kernel_problem
+
+FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+COLUMNS = 768
+ROWS = 53  # no whole panels of 16
+
+native = pytest.mark.skipif(kernel_library() is None, reason=f"no kernels of our own here: {kernel_problem()}")
+
+
+def rounded(x: NDArray[np.float32], group: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """x as int8 with a scale for each group of columns, and the sums of the groups before that."""
+    groups = x.reshape(len(x), -1, group)
+    most = np.abs(groups).max(-1, keepdims=True)
+    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+    levels = np.rint(groups * inverse).astype(np.float64)
+    return levels * (most / np.float32(127)).astype(np.float64), groups.astype(np.float64).sum(-1)
+
+
+def expected(x: NDArray[np.float32], weights: NBits) -> NDArray[np.float64]:
+    """In float64: blocks of rounded x with centred levels, and sums of x itself with offsets."""
+    blocks, sums = rounded(x, weights.block_size)
+    centred = weights._replace(offset=None).dequantize()
+    y = blocks.reshape(len(x), -1) @ centred.T
+    return y if weights.offset is None else y + sums @ weights.offset.astype(np.float64).T
+
+
+def inputs(rows: int, columns: int = COLUMNS) -> NDArray[np.float32]:
+    return np.random.default_rng(1).standard_normal((rows, columns)).astype(np.float32)
+
+
+@pytest.fixture
+def planes(name: str) -> Planes:
+    meaning = find_format(name)
+    return meaning.split(random_rows(meaning, (13, 16), ROWS, COLUMNS // meaning.block_size))
+
+
+@pytest.fixture
+def call(planes: Planes, name: str) -> Call:
+    function = linear_of(find_format(name)).compact
+    return Call(function, list(planes.values()), K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+
+
+@native
+@pytest.mark.parametrize("name", FORMATS)
+def test_products_are_those_of_rounded_activations(planes: Planes, name: str, call: Call) -> None:
+    """1e-5 of the largest: float32 sums of 24 or 48 groups in another order than float64's."""
+    x = inputs(23)
+    x[3] = 0
+    y, wanted = call(x), expected(x, find_format(name).nbits(planes))
+    assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert not y[3].any()
+
+
+@native
+@pytest.mark.parametrize("exponents", [(0, 31), (0, 1), (30, 31)], ids=["all", "subnormal", "largest"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_scales_of_every_size(name: str, exponents: tuple[int, int]) -> None:
+    meaning = find_format(name)
+    planes = meaning.split(random_rows(meaning, exponents, 17, COLUMNS // meaning.block_size))
+    shape = {"K": COLUMNS, "N": 17, "accuracy_level": INT8_ACTIVATIONS}
+    y = Call(linear_of(meaning).compact, list(planes.values()), **shape)(inputs(2))
+    wanted = expected(inputs(2), meaning.nbits(planes))
+    assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@native
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_has_the_same_bits_in_any_company(name: str, call: Call) -> None:
+    x = inputs(500)  # more than are taken at once
+    whole = call(x)
+    for rows in (1, 2, 3, 9, 10, 11, 240, 241):
+        np.testing.assert_array_equal(call(x[-rows:]), whole[-rows:])
+
+
+@native
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1"])
+def test_a_row_that_is_no_number_spoils_no_other(name: str, call: Call) -> None:
+    x = inputs(4)
+    good = call(x)
+    x[1, 40], x[2, 700] = np.nan, np.inf
+    y = call(x)
+    assert np.isnan(y[1]).all()
+    assert not np.isfinite(y[2]).any()
+    np.testing.assert_array_equal(y[[0, 3]], good[[0, 3]])
+
+
+@native
+@pytest.mark.parametrize("name", ["Q4_1", "Q6_K"])
+def test_no_rows_and_more_axes(name: str, call: Call) -> None:
+    assert call(inputs(0)).shape == (0, ROWS)
+    x = inputs(6)
+    np.testing.assert_array_equal(call(x.reshape(2, 3, COLUMNS)), call(x).reshape(2, 3, ROWS))
+
+
+@native
+@pytest.mark.parametrize("name", FORMATS)
+def test_planes_of_another_size_are_refused(planes: Planes, name: str) -> None:
+    function, given = linear_of(find_format(name)).compact, list(planes.values())
+    with pytest.raises(RuntimeException, match="elements, not"):
+        Call(function, [plane[1:] for plane in given], K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+    with pytest.raises(RuntimeException, match="does not fit the format"):
+        Call(function, given, K=COLUMNS + 8, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+
+
+@native
+@pytest.mark.parametrize("name", ["Q4_1"])
+def test_rows_of_another_length_are_refused(call: Call) -> None:
+    with pytest.raises(InvalidArgument, match="another length"):
+        call(inputs(2, COLUMNS - 32))
+
+
+def test_without_a_compiled_library_the_problem_is_named(tmp_path: Path) -> None:
+    assert kernel_library(tmp_path) is None
+    problem = kernel_problem(tmp_path)
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        assert problem == "they were not compiled: install a C++ compiler, then the project again"
+    (tmp_path / "_kernels.so").write_bytes(b"no library")
+    kernel_problem.cache_clear()
+    assert kernel_library(tmp_path) is None
