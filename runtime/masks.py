@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .core import Logits
 
+Ids = NDArray[np.int64]
 Bitmask = NDArray[np.int32]  # bit t % 32 of word t // 32: token t is allowed
 
 _INF = np.float32(np.inf)
@@ -20,22 +21,37 @@ def num_words(vocab_size: int) -> int:
     return (vocab_size + 31) // 32
 
 
-def apply_bitmask(row: Logits, bitmask: Bitmask, space: Logits | None = None) -> None:
-    """Bits beyond the vocabulary mean nothing. `space` (at least 32 a word,) is written to, if it is given."""
+def few_allowed(bitmask: Bitmask, vocab_size: int, most: int) -> Ids | None:
+    """Ascending tokens; None if they are more than `most`. Bits beyond the vocabulary mean nothing, here and below."""
+    assert bitmask.shape == (num_words(vocab_size),), f"a mask of {bitmask.shape} words for {vocab_size} tokens"
+    if np.bitwise_count(bitmask.view(np.uint32)).sum() > most:
+        return None
+    words = bitmask.nonzero()[0]
+    bits = np.unpackbits(_octets(bitmask[words]), bitorder="little").nonzero()[0]
+    token_ids: Ids = words[bits >> 5] * 32 + (bits & 31)
+    return token_ids[: token_ids.searchsorted(vocab_size)]
+
+
+def apply_bitmask(row: Logits, bitmask: Bitmask, out: Logits, space: Logits | None = None) -> None:
+    """`space` (at least 32 a word,) is written to, if it is given."""
     assert bitmask.shape == (num_words(len(row)),), f"a mask of {bitmask.shape} words for {len(row)} tokens"
-    octets = bitmask.astype("<i4", copy=False).view(np.uint8)
+    octets = _octets(bitmask)
     space = np.empty(8 * len(octets), np.float32) if space is None else space[: 8 * len(octets)]
     np.take(_CEILINGS, octets, axis=0, out=space.reshape(-1, 8), mode="clip")  # other modes copy
-    np.minimum(row, space[: len(row)], out=row)
+    np.minimum(row, space[: len(row)], out=out)
 
 
-def allow_only(row: Logits, token_ids: NDArray[np.int64]) -> None:
+def _octets(bitmask: Bitmask) -> NDArray[np.uint8]:
+    return bitmask.astype("<i4", copy=False).view(np.uint8)
+
+
+def allow_only(row: Logits, token_ids: Ids) -> None:
     kept = row[token_ids]
     row.fill(-_INF)
     row[token_ids] = kept
 
 
-def ban_words(row: Logits, words: Sequence[Sequence[int]], output: NDArray[np.int64]) -> None:
+def ban_words(row: Logits, words: Sequence[Sequence[int]], output: Ids) -> None:
     """The last token of each of the words of several tokens, where the output ends in all the others."""
     last = int(output[-1]) if len(output) else -1
     for *begun, end in words:
@@ -43,5 +59,5 @@ def ban_words(row: Logits, words: Sequence[Sequence[int]], output: NDArray[np.in
             row[end] = -_INF
 
 
-def ban(row: Logits, token_ids: Sequence[int] | NDArray[np.int64]) -> None:
+def ban(row: Logits, token_ids: Sequence[int] | Ids) -> None:
     row[np.asarray(token_ids, np.int64)] = -_INF

@@ -71,15 +71,15 @@ class Sampler:
 
         Valid until the next call.
         """
-        found = self._edited(logits, context)
-        if isinstance(found, int):
-            return found
-        groups, token_ids = found
+        row, token_ids = self._edited(logits, context)
+        highest = row.max()
+        if not np.isfinite(highest):
+            return _failure_of(highest, logits)
         if context.params.is_greedy:
-            best = np.array([groups.row.argmax()])
+            best = np.array([row.argmax()])
             return Distribution(best if token_ids is None else token_ids[best], np.ones(1, np.float32))
         with np.errstate(over="ignore"):
-            return distribution(groups, context.params, token_ids, self._space)
+            return distribution(Groups(row), context.params, token_ids, self._space)
 
     def logprobs(
         self, logits: Logits, contexts: Sequence[Context], token_ids: Sequence[int] | NDArray[np.int64]
@@ -97,18 +97,17 @@ class Sampler:
             self._space = Workspace(len(row))
         return self._space
 
-    def _choose(self, row: Logits, context: Context) -> int:
+    def _choose(self, logits: Logits, context: Context) -> int:
         params = context.params
-        if params.is_greedy and _is_plain(context):
-            token_id = int(row.argmax())  # of a row with NaN the place of the first
-            return token_id if np.isfinite(row[token_id]) else FAILED
-        found = self._edited(row, context)
-        if isinstance(found, int):
-            return found
-        groups, token_ids = found
+        row, token_ids = self._edited(logits, context)
         if params.is_greedy:
-            place = int(groups.row.argmax())
+            place = int(row.argmax())  # of a row with NaN the place of the first
+            if not np.isfinite(row[place]):
+                return _failure_of(row[place], logits)
         else:
+            groups = Groups(row)
+            if not np.isfinite(groups.highest):
+                return _failure_of(groups.highest, logits)
             uniforms = partial(uniform, context.seed, len(context.history) - context.num_prompt)
             if not params.has_filters:
                 near = near_tokens(groups, params.temperature)
@@ -119,35 +118,27 @@ class Sampler:
                 return distribution(groups, params, token_ids, self._space).draw(uniforms())
         return place if token_ids is None else int(token_ids[place])
 
-    def _edited(self, row: Logits, context: Context) -> tuple[Groups, Ids | None] | int:
-        """The row after masks, penalties and biases, and its tokens if few are left; or FAILED or EXHAUSTED."""
-        space, token_ids, logits = self._space_for(row), None, row
-        if not _is_plain(context):
-            logits = space.edited
-            np.copyto(logits, row)
-            if self._mask(logits, context):
-                token_ids = _few_allowed(logits)
-            _penalize(logits, context)
-        groups = Groups(logits if token_ids is None or not len(token_ids) else logits[token_ids])
-        if np.isfinite(groups.highest):
-            return groups, token_ids
-        return EXHAUSTED if groups.highest == -np.inf and np.isfinite(row.max()) else FAILED
-
-    def _mask(self, row: Logits, context: Context) -> bool:
-        """Whether it changed anything."""
-        params, output = context.params, context.history[context.num_prompt :]
+    def _edited(self, row: Logits, context: Context) -> tuple[Logits, Ids | None]:
+        """Logits after masks, penalties and biases: all of them, or those of the tokens that come with them."""
+        space = self._space_for(row)
+        if _is_plain(context):
+            return row, None
+        logits, token_ids = space.edited, None
         if context.mask is not None:
-            masks.apply_bitmask(row, context.mask, self._space.products)
-        if params.allowed_ids is not None:
-            masks.allow_only(row, params.allowed_ids)
-        if params.bad_words:
-            masks.ban(row, params.banned_ids)
-            masks.ban_words(row, params.bad_words, output)
-        is_early = len(output) < params.min_tokens
-        if is_early:
-            ends = params.stop_token_ids if params.ignore_eos else params.stop_token_ids | self._eos_token_ids
-            masks.ban(row, [token_id for token_id in ends if token_id < len(row)])  # a tokenizer may have more
-        return context.mask is not None or params.allowed_ids is not None or bool(params.bad_words) or is_early
+            token_ids = masks.few_allowed(context.mask, len(row), len(row) // 8)
+        if token_ids is not None and not context.params.edits_logits and len(token_ids):
+            return row[token_ids], token_ids
+        if token_ids is not None:
+            logits.fill(-np.inf)
+            logits[token_ids] = row[token_ids]
+        elif context.mask is not None:
+            masks.apply_bitmask(row, context.mask, logits, space.products)
+        else:
+            np.copyto(logits, row)
+        if _mask(logits, context, self._eos_token_ids):
+            token_ids = _few_allowed(logits)
+        _penalize(logits, context)
+        return (logits, None) if token_ids is None or not len(token_ids) else (logits[token_ids], token_ids)
 
 
 def failure(code: int) -> RequestError | None:
@@ -162,6 +153,11 @@ def failure(code: int) -> RequestError | None:
         message = "the model's output is not a number: the log of the server says more"
         return RequestError(message, status=500, code="internal_error")
     return None
+
+
+def _failure_of(highest: np.float32, logits: Logits) -> int:
+    """Why the largest of a row's logits is no number; `logits`: before masks."""
+    return EXHAUSTED if highest == -np.inf and np.isfinite(logits.max()) else FAILED
 
 
 def uniform(seed: int, position: int, attempt: int = 0) -> float:
@@ -182,6 +178,21 @@ def _mixed(z: int) -> int:
 
 def _is_plain(context: Context) -> bool:
     return context.mask is None and not context.params.edits_logits
+
+
+def _mask(row: Logits, context: Context, eos_token_ids: frozenset[int]) -> bool:
+    """What the request itself rules out. Whether it changed anything."""
+    params, output = context.params, context.history[context.num_prompt :]
+    if params.allowed_ids is not None:
+        masks.allow_only(row, params.allowed_ids)
+    if params.bad_words:
+        masks.ban(row, params.banned_ids)
+        masks.ban_words(row, params.bad_words, output)
+    is_early = len(output) < params.min_tokens
+    if is_early:
+        ends = params.stop_token_ids if params.ignore_eos else params.stop_token_ids | eos_token_ids
+        masks.ban(row, [token_id for token_id in ends if token_id < len(row)])  # a tokenizer may have more
+    return params.allowed_ids is not None or bool(params.bad_words) or is_early
 
 
 def _few_allowed(row: Logits) -> Ids | None:
