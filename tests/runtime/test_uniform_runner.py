@@ -136,9 +136,9 @@ def test_a_full_idle_slot_loses_nothing(runner: UniformRunner, exact: Runner) ->
     check_steps(runner, exact, steps)
 
 
-def test_what_it_tells_of_itself(runner: UniformRunner, exact: Runner) -> None:
-    assert 2 * runner.token_bytes == exact.token_bytes
-    assert (runner.num_slots, runner.capacity, runner.vocab_size) == (6, 80, exact.vocab_size)
+def test_what_it_tells_of_itself(package: Package, runner: UniformRunner) -> None:
+    assert runner.token_bytes == package.manifest.kv.token_bytes(2)
+    assert (runner.num_slots, runner.capacity, runner.vocab_size) == (6, 80, VOCAB)
     check_logits(runner)
 
 
