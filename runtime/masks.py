@@ -27,7 +27,7 @@ def few_allowed(bitmask: Bitmask, vocab_size: int, most: int) -> Ids | None:
     if np.bitwise_count(bitmask.view(np.uint32)).sum() > most:
         return None
     words = bitmask.nonzero()[0]
-    bits = np.unpackbits(_octets(bitmask[words]), bitorder="little").nonzero()[0]
+    bits = np.unpackbits(_octets(bitmask[words]), bitorder="little").view(np.bool_).nonzero()[0]
     token_ids: Ids = words[bits >> 5] * 32 + (bits & 31)
     return token_ids[: token_ids.searchsorted(vocab_size)]
 

@@ -21,6 +21,7 @@ from .sampling import SamplingParams
 
 FAILED = -1  # in place of a token id: the logits of the row were no numbers
 EXHAUSTED = -2  # what the request asks for leaves no token
+FEW = 32  # of so many tokens a grammar leaves one: taking these out of a row costs no more than looking at all
 STEP = 0x9E3779B97F4A7C15  # of SplitMix64
 
 
@@ -125,7 +126,7 @@ class Sampler:
             return row, None
         logits, token_ids = space.edited, None
         if context.mask is not None:
-            token_ids = masks.few_allowed(context.mask, len(row), len(row) // 8)
+            token_ids = masks.few_allowed(context.mask, len(row), len(row) // FEW)
         if token_ids is not None and not context.params.edits_logits and len(token_ids):
             return row[token_ids], token_ids
         if token_ids is not None:
