@@ -21,6 +21,9 @@ def test_rows_are_peaked_and_requests_have_outputs() -> None:
     probabilities = np.exp(logits - logits.max(-1, keepdims=True))
     probabilities /= probabilities.sum(-1, keepdims=True)
     assert (np.sort(probabilities, -1)[:, -300:].sum(-1) > 0.9).all()
-    made = requests(3, 5000, 64, {"top_p": 0.9}, masked=True)
+    made = requests(3, 5000, 64, {"top_p": 0.9}, 300)
     assert [(request.num_prompt, request.num_output) for request in made] == [(32, 32)] * 3
-    assert all(request.mask is not None for request in made)
+    for request in made:
+        assert request.mask is not None
+        assert np.bitwise_count(request.mask.view(np.uint32)).sum() == 300
+    assert requests(1, 5000, 64, {}, 5000)[0].mask is None
