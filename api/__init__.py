@@ -39,6 +39,7 @@ __all__ = [
     "Which",
     "compile",
     "demo_model",
+    "kernel_library",
     "read_selector",
 ]
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from .runner import Runner
     from .runtime.engine_options import EngineOptions
     from .runtime.errors import PackageError, RequestError
+    from .runtime.native import kernel_library
     from .sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
     from .selector import read_selector
     from .speculate import SpeculateOptions
@@ -93,6 +95,7 @@ else:
         "Which": "which",
         "compile": "compiling",
         "demo_model": "which",
+        "kernel_library": "runtime.native",
         "read_selector": "selector",
     }
 

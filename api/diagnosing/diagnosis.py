@@ -20,6 +20,7 @@ GiB = 1 << 30
 LITTLE_MEMORY = 1 * GiB  # the demo model, its server and the system beside them
 LITTLE_DISK = 5 * GiB  # a package of 7 billion weights in 4 bits
 INSTALL = "pip install 'mistralrs-onnx[cpu]'"
+OUR_KERNELS_NEED = {"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
 SINGLE = "answers are right all the same; for the same text each time, serve with --max-seqs 1 --no-prefix-cache"
 
 
@@ -92,6 +93,16 @@ def check_processor(facts: Facts) -> Check:
     processor = facts.processor
     meaning = arm(processor.features) if is_arm(processor.machine) else x86(processor.features)
     return Check("processor", "warn" if meaning.is_slow else "ok", f"{processor.model}: {meaning.text}", meaning.remedy)
+
+
+def check_native(facts: Facts) -> Check:
+    stock = "quantized weights run on ONNX Runtime's operators"
+    if facts.native_problem is None:
+        return Check("kernels", "ok", "quantized weights run on kernels of our own")
+    if facts.processor.machine != "x86_64" or not facts.processor.features >= OUR_KERNELS_NEED:
+        return Check("kernels", "ok", f"{stock}; our own need AVX-512 VNNI")
+    text = f"{stock}, which is slower than our own kernels: {facts.native_problem}"
+    return Check("kernels", "warn", text, "install a C++ compiler, then mistralrs-onnx again from its source")
 
 
 def check_processors(facts: Facts) -> Check:
@@ -253,6 +264,7 @@ CHECKS: tuple[Callable[[Facts], Check], ...] = (
     check_cuda,
     check_dependencies,
     check_processor,
+    check_native,
     check_processors,
     check_memory,
     check_cache,

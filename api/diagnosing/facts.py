@@ -133,4 +133,5 @@ class Facts:
     encoding: str
     port: int
     port_problem: str
+    native_problem: str | None
     kernels: Kernels

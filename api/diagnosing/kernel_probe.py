@@ -27,6 +27,7 @@ from mistralrs_onnx.graphs.contract import TOKENIZER
 from mistralrs_onnx.model import LoadOptions, make_runner
 from mistralrs_onnx.ops.formats import Bytes, Float32
 from mistralrs_onnx.runtime.engine import EngineOptions
+from mistralrs_onnx.runtime.native import kernel_library
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.probe import NEEDED, check_logits, is_invariant, settle_rows
 from mistralrs_onnx.runtime.sessions import make_session
@@ -67,7 +68,7 @@ def _probe(kind: str, type_name: str | None) -> Probed:
     with tempfile.TemporaryDirectory() as folder:
         options = CompileOptions(isq=Isq(type_name))
         package = open_package(compile_checkpoint(nullcontext(checkpoint), Path(folder) / "package", options))
-        runner = make_runner(package, SMALL, make_session(package.engine("float32")))
+        runner = make_runner(package, SMALL, make_session(package.engine("float32"), kernels=kernel_library()))
     check_logits(runner)
     settle_rows(runner)
     return Probed(kind, is_invariant(runner), runner.row_multiple)

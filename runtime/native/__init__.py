@@ -26,16 +26,16 @@ def kernel_library(folder: Path = HERE) -> Path | None:
 
 @cache
 def kernel_problem(folder: Path = HERE) -> str | None:
-    """Why stock operators compute packed linears here, and what to do about it, if anything can be."""
+    """Why stock operators compute packed linears here."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "there are kernels for Linux on x86-64 only"
     file = _file(folder)
     if file is None:
-        return "they were not compiled: install a C++ compiler, then the project again"
+        return "they were not compiled when this was installed"
     try:
         library = ctypes.CDLL(str(file))
     except OSError as error:
-        return f"they cannot be loaded ({error}): install the project again on this machine"
+        return f"they cannot be loaded ({error})"
     return None if library.mistralrs_is_supported() else "they need a processor with AVX-512 VNNI"
 
 

@@ -1,5 +1,6 @@
 // What the planes of a block format hold, one block at a time: small integers q, scales and minima, w = d · (q - zero) + m.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -55,6 +56,7 @@ struct Format {
   bool is_offset;   // whether there are minima; the middle level then stands for minimum + scale · zero
   bool is_half;     // whether scales and minima are halves in the file
   void (*read)(const Block&, Levels&);
+  const uint8_t* codebook;  // 16 levels that 4 bits choose from, or null
 };
 
 inline void nibbles_together(Bytes packed, int count, uint8_t* q) {
@@ -149,21 +151,44 @@ inline void read_q6_k(const Block& block, Levels& out) {
   for (int i = 0; i < 16; i++) out.scale[i] = d * float(scale[i]);
 }
 
+// 8 scales of 6 bits: low nibbles in 4 bytes, then their upper 2 bits in 2.
+inline void read_iq4_xs(const Block& block, Levels& out) {
+  const Bytes low = block.bytes(1), high = block.bytes(2);
+  const float d = widened(block.half(3));
+  nibbles_together(block.bytes(0), 128, out.q);
+  for (int i = 0; i < 8; i++) {
+    const int lower = low[i / 2] >> (4 * (i % 2)) & 15, upper = high[i / 4] >> (2 * (i % 4)) & 3;
+    out.scale[i] = d * float((lower | upper << 4) - 32);
+  }
+}
+
+inline void read_mxfp4(const Block& block, Levels& out) {
+  nibbles_together(block.bytes(0), 16, out.q);
+  out.scale[0] = std::ldexp(1.0f, *block.bytes(1) - 128);  // half of what e says: the codebook has doubles
+}
+
+// With 128 added.
+constexpr uint8_t kIQ4[] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+constexpr uint8_t kFP4[] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
+
 constexpr Plane kHalf{ort::kFloat16, 1};
 constexpr Plane bytes(size_t count) { return {ort::kUint8, count}; }
 
 inline const Format kFormats[] = {
-    // name, planes, columns, group, bits, zero, is_offset, is_half
-    {"Q4_0Linear", 2, {bytes(16), kHalf}, 32, 32, 4, 8, false, true, read_q4_0},
-    {"Q4_1Linear", 3, {bytes(16), kHalf, kHalf}, 32, 32, 4, 8, true, true, read_q4_1},
-    {"Q5_0Linear", 3, {bytes(16), bytes(4), kHalf}, 32, 32, 8, 16, false, true, read_q5_0},
-    {"Q5_1Linear", 4, {bytes(16), bytes(4), kHalf, kHalf}, 32, 32, 8, 16, true, true, read_q5_1},
-    {"Q8_0Linear", 2, {bytes(32), kHalf}, 32, 32, 8, 128, false, true, read_q8_0},
-    {"Q2_KLinear", 4, {bytes(64), bytes(16), kHalf, kHalf}, 256, 16, 4, 2, true, false, read_q2_k},
-    {"Q3_KLinear", 4, {bytes(64), bytes(32), bytes(12), kHalf}, 256, 16, 4, 4, false, false, read_q3_k},
-    {"Q4_KLinear", 4, {bytes(128), bytes(12), kHalf, kHalf}, 256, 32, 4, 8, true, false, read_q4_k},
-    {"Q5_KLinear", 5, {bytes(128), bytes(32), bytes(12), kHalf, kHalf}, 256, 32, 8, 16, true, false, read_q5_k},
-    {"Q6_KLinear", 4, {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf}, 256, 16, 8, 32, false, false, read_q6_k},
+    // name, planes, columns, group, bits, zero, is_offset, is_half, read, codebook
+    {"Q4_0Linear", 2, {bytes(16), kHalf}, 32, 32, 4, 8, false, true, read_q4_0, nullptr},
+    {"Q4_1Linear", 3, {bytes(16), kHalf, kHalf}, 32, 32, 4, 8, true, true, read_q4_1, nullptr},
+    {"Q5_0Linear", 3, {bytes(16), bytes(4), kHalf}, 32, 32, 8, 16, false, true, read_q5_0, nullptr},
+    {"Q5_1Linear", 4, {bytes(16), bytes(4), kHalf, kHalf}, 32, 32, 8, 16, true, true, read_q5_1, nullptr},
+    {"Q8_0Linear", 2, {bytes(32), kHalf}, 32, 32, 8, 128, false, true, read_q8_0, nullptr},
+    {"Q2_KLinear", 4, {bytes(64), bytes(16), kHalf, kHalf}, 256, 16, 4, 2, true, false, read_q2_k, nullptr},
+    {"Q3_KLinear", 4, {bytes(64), bytes(32), bytes(12), kHalf}, 256, 16, 4, 4, false, false, read_q3_k, nullptr},
+    {"Q4_KLinear", 4, {bytes(128), bytes(12), kHalf, kHalf}, 256, 32, 4, 8, true, false, read_q4_k, nullptr},
+    {"Q5_KLinear", 5, {bytes(128), bytes(32), bytes(12), kHalf, kHalf}, 256, 32, 8, 16, true, false, read_q5_k, nullptr},
+    {"Q6_KLinear", 4, {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf}, 256, 16, 8, 32, false, false, read_q6_k, nullptr},
+    {"IQ4_NLLinear", 2, {bytes(16), kHalf}, 32, 32, 4, 128, false, true, read_q4_0, kIQ4},
+    {"IQ4_XSLinear", 4, {bytes(128), bytes(4), bytes(2), kHalf}, 256, 32, 4, 128, false, false, read_iq4_xs, kIQ4},
+    {"MXFP4Linear", 2, {bytes(16), bytes(1)}, 32, 32, 4, 128, false, false, read_mxfp4, kFP4},
 };
 constexpr size_t kNumFormats = sizeof kFormats / sizeof *kFormats;
 

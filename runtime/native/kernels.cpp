@@ -11,6 +11,7 @@
 namespace {
 
 constexpr int64_t kWorthAThread = 60'000, kWorthATask = 600'000;  // multiplications
+constexpr int64_t kWorthPacking = 200'000;                        // weights
 
 struct Op : ort::CustomOp {
   const formats::Format* format;
@@ -68,6 +69,14 @@ Element* data_of(const ort::Api* api, const ort::Value* value) {
   return static_cast<Element*>(data);
 }
 
+int num_processors() {
+  static const int count = [] {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+  }();
+  return count;
+}
+
 vnni::Weights read(const formats::Format& format, const ort::Api* api, const ort::KernelInfo* info) {
   int64_t columns, rows;
   check(api->attribute(info, "K", &columns));
@@ -88,15 +97,8 @@ vnni::Weights read(const formats::Format& format, const ort::Api* api, const ort
                                 std::to_string(count) + " elements, not " + std::to_string(wanted)).c_str())};
     planes[i] = data_of<void>(api, plane);
   }
-  return vnni::packed(format, planes, int(rows), int(columns));
-}
-
-int num_processors() {
-  static const int count = [] {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-  }();
-  return count;
+  const int threads = int(std::clamp<int64_t>(rows * columns / kWorthPacking, 1, num_processors()));
+  return vnni::packed(format, planes, int(rows), int(columns), threads);
 }
 
 struct Work {
@@ -198,6 +200,17 @@ Op defined(const formats::Format& format) {
   return op;
 }
 
+ort::Domain* made_domain(const ort::Api* api) {
+  static Op ops[formats::kNumFormats];
+  ort::Domain* domain;
+  check(api->create_domain("mistralrs", &domain));
+  for (size_t i = 0; i < formats::kNumFormats; i++) {
+    ops[i] = defined(formats::kFormats[i]);
+    check(api->add_to_domain(domain, &ops[i]));
+  }
+  return domain;
+}
+
 }  // namespace
 
 // Whether this processor has what the kernels need.
@@ -211,13 +224,7 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     ort::SessionOptions* options, const ort::ApiBase* base) {
   const ort::Api* api = base->get(ort::kApiVersion);
   return guarded(api, [&] {
-    static Op ops[formats::kNumFormats];
-    ort::Domain* domain;  // it must outlive all sessions
-    check(api->create_domain("mistralrs", &domain));
-    for (size_t i = 0; i < formats::kNumFormats; i++) {
-      ops[i] = defined(formats::kFormats[i]);
-      check(api->add_to_domain(domain, &ops[i]));
-    }
+    static ort::Domain* const domain = made_domain(api);  // sessions share it
     check(api->add_domain(options, domain));
   });
 }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <thread>
 #include <vector>
 
 #include "formats.h"
@@ -24,6 +25,7 @@ constexpr int kRowsAtOnce = 240;  // of x, so that they stay in the cache while 
 struct Shape {
   int bits, group;
   bool is_offset, is_half;
+  const uint8_t* codebook;
 
   size_t levels() const { return size_t(kPanel) * group * bits / 8; }
   size_t numbers() const { return kPanel * (is_half ? 2 : 4) * (is_offset ? 2 : 1); }
@@ -67,28 +69,43 @@ inline void place(const Weights& weights, const formats::Levels& from, int group
   }
 }
 
-inline Weights packed(const formats::Format& format, const void* const* planes, int rows, int columns) {
-  Weights weights{{format.bits, format.group, format.is_offset, format.is_half}, rows, columns, format.zero, nullptr};
-  const size_t size = weights.num_panels() * weights.num_groups() * weights.shape.bytes();
-  weights.panels.reset(static_cast<uint8_t*>(std::aligned_alloc(64, (size + 63) / 64 * 64)));
-  if (!weights.panels) throw std::bad_alloc();
-  std::memset(weights.panels.get(), 0, size);
-  const int blocks = columns / format.columns, groups_a_block = format.columns / format.group;
+inline void pack_panels(const formats::Format& format, const void* const* planes, const Weights& weights, int from,
+                        int to) {
+  const int blocks = weights.columns / format.columns, groups_a_block = format.columns / format.group;
   formats::Levels levels;
-  for (int row = 0; row < rows; row++)
+  for (int row = from * kPanel; row < std::min(to * kPanel, weights.rows); row++)
     for (int number = 0; number < blocks; number++) {
       formats::Block block{};
       for (size_t i = 0; i < format.num_planes; i++) {
-        const auto& plane = format.planes[i];
-        const size_t size = plane.per_block * (plane.type == ort::kFloat16 ? 2 : 1);
+        const size_t size = format.planes[i].per_block * (format.planes[i].type == ort::kFloat16 ? 2 : 1);
         block.planes[i] = static_cast<const uint8_t*>(planes[i]) + (size_t(row) * blocks + number) * size;
       }
       format.read(block, levels);
       for (int group = 0; group < groups_a_block; group++) {
-        const size_t place_of = size_t(number * groups_a_block + group) * weights.shape.bytes();
-        place(weights, levels, group, row % kPanel, weights.panel(row / kPanel) + place_of);
+        const size_t before = size_t(number * groups_a_block + group) * weights.shape.bytes();
+        place(weights, levels, group, row % kPanel, weights.panel(row / kPanel) + before);
       }
     }
+}
+
+// `threads`: that share the work.
+inline Weights packed(const formats::Format& format, const void* const* planes, int rows, int columns, int threads) {
+  const Shape shape{format.bits, format.group, format.is_offset, format.is_half, format.codebook};
+  Weights weights{shape, rows, columns, format.zero, nullptr};
+  const int panels = weights.num_panels();
+  const size_t size = size_t(panels) * weights.num_groups() * weights.shape.bytes();
+  weights.panels.reset(static_cast<uint8_t*>(std::aligned_alloc(64, (size + 63) / 64 * 64)));
+  if (!weights.panels) throw std::bad_alloc();
+  std::memset(weights.panels.get(), 0, size);
+  threads = std::min(threads, panels);
+  std::vector<std::thread> others;
+  const auto share = [&](int index) {
+    pack_panels(format, planes, weights, int(int64_t(panels) * index / threads),
+                int(int64_t(panels) * (index + 1) / threads));
+  };
+  for (int i = 1; i < threads; i++) others.emplace_back(share, i);
+  share(0);
+  for (std::thread& other : others) other.join();
   return weights;
 }
 
@@ -139,7 +156,7 @@ __m512 sixteen(const uint8_t* numbers) {
 }
 
 // Rows `row` to `row + kRows` of x with one panel.
-template <int kBits, int kGroup, bool kOffset, bool kHalf, int kRows>
+template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, int kRows>
 void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y) {
   constexpr int kFours = kGroup / 4, kRegisters = kFours * kBits / 8;
   constexpr size_t kNumbers = kPanel * (kHalf ? 2 : 4), kBytes = kRegisters * 64 + kNumbers * (kOffset ? 2 : 1);
@@ -155,6 +172,9 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
   }
   const __m512i nibble = _mm512_set1_epi8(15);
   const __m512 zero = _mm512_set1_ps(float(weights.zero));
+  __m512i codebook;
+  if (kCodebook)
+    codebook = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.shape.codebook)));
   for (int group = 0; group < groups; group++, w += kBytes) {
     __m512i q[kFours];
     for (int i = 0; i < kRegisters; i++) {
@@ -166,6 +186,8 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
         q[i + kRegisters] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
       }
     }
+    if (kCodebook)
+      for (__m512i& each : q) each = _mm512_shuffle_epi8(codebook, each);
     for (size_t ahead = 0; ahead < kBytes; ahead += 64)
       _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
     const __m512 scale = sixteen<kHalf>(w + kRegisters * 64);
@@ -190,9 +212,9 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
 
 using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
 
-template <int kBits, int kGroup, bool kOffset, bool kHalf>
+template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false>
 Tile tile_of(int rows) {
-#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, n>
+#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, n>
   static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
 #undef TILE
   return tiles[rows - 1];
@@ -201,6 +223,7 @@ Tile tile_of(int rows) {
 using Tiles = Tile (*)(int rows);
 
 inline Tiles tiles_of(const Shape& shape) {
+  if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
   if (shape.is_half && shape.bits == 4) return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
   if (shape.is_half) return shape.is_offset ? tile_of<8, 32, true, true> : tile_of<8, 32, false, true>;
   if (shape.group == 16 && shape.bits == 8) return tile_of<8, 16, false, false>;

@@ -19,6 +19,7 @@ from mistralrs_onnx.diagnosing.diagnosis import (
     check_hub,
     check_kernels,
     check_memory,
+    check_native,
     check_packages,
     check_port,
     check_processor,
@@ -69,6 +70,7 @@ GOOD = Facts(
     encoding="utf-8",
     port=1234,
     port_problem="",
+    native_problem=None,
     kernels=Kernels((SAME, SAME._replace(kind="4 bits")), 0.8),
 )
 
@@ -104,6 +106,9 @@ def arm(*features: str) -> Processor:
     return Processor("Some", "aarch64", frozenset(features))
 
 
+VNNI = x86("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+
+
 @pytest.mark.parametrize(
     ("check", "change", "status", "text", "remedy"),
     [
@@ -132,6 +137,9 @@ def arm(*features: str) -> Processor:
         (check_processor, {"processor": arm("asimddp", "i8mm")}, "ok", "int8 and i8mm", ""),
         (check_processor, {"processor": arm("asimd")}, "warn", "no dot products", "slow"),
         (check_processor, {"processor": arm()}, "ok", "not told", ""),
+        (check_native, {"native_problem": "odd", "processor": VNNI}, "warn", "slower than our own kernels: odd", "C++"),
+        (check_native, {"native_problem": "odd", "processor": x86("avx2")}, "ok", "our own need AVX-512 VNNI", ""),
+        (check_native, {"native_problem": "odd", "processor": arm("asimddp")}, "ok", "need AVX-512 VNNI", ""),
         (check_processors, {"processors": Processors(8, 2, None)}, "ok", "2 of 8 may be used", ""),
         (check_processors, {"processors": Processors(8, 8, 8.0)}, "ok", "8, all", ""),
         (check_processors, {"processors": Processors(8, 8, 2.5)}, "warn", "the time of 2.5", "--threads 2"),
