@@ -16,7 +16,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("runtime/native")
-FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized -shared -s"
+FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized -shared -s"
 KERNELS = Extension(
     "mistralrs_onnx.runtime.native._kernels",
     [(FOLDER / "kernels.cpp").as_posix()],
@@ -26,7 +26,7 @@ KERNELS = Extension(
 
 
 class BuildKernels(build_ext):
-    """One run of $CXX or c++: the library has no use for Python's headers, flags and suffix, it is no module."""
+    """One run of $CXX or g++: the library is no module and has no use for Python's headers, flags and suffix."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return f"{fullname.replace('.', os.sep)}.so"
@@ -36,7 +36,7 @@ class BuildKernels(build_ext):
         for old in (target, FOLDER / target.name) if self.editable_mode else (target,):
             old.unlink(missing_ok=True)  # of other sources
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler = os.environ.get("CXX") or "c++"
+        compiler = os.environ.get("CXX") or "g++"  # clang does not know the pragmas
         try:
             subprocess.run([*shlex.split(compiler), *FLAGS.split(), "-o", target, *ext.sources], check=True)
         except (OSError, subprocess.CalledProcessError):
