@@ -1,4 +1,5 @@
-// What the planes of a block format hold, one block at a time: small integers q, scales and minima, w = d · (q - zero) + m.
+// What the planes of a block format hold, one block at a time: small integers q, scales and minima, w = d · (q - zero)
+// + m.
 #pragma once
 #include <cmath>
 #include <cstddef>
@@ -49,12 +50,12 @@ struct Format {
   const char* name;  // of the operator
   size_t num_planes;
   Plane planes[5];
-  int columns;      // of a block
-  int group;        // columns that share a scale
-  int bits;         // that a level takes where kernels read it
-  int zero;         // the level in the middle
-  bool is_offset;   // whether there are minima; the middle level then stands for minimum + scale · zero
-  bool is_half;     // whether scales and minima are halves in the file
+  int columns;     // of a block
+  int group;       // columns that share a scale
+  int bits;        // that a level takes where kernels read it
+  int zero;        // the level in the middle
+  bool is_offset;  // whether there are minima; the middle level then stands for minimum + scale · zero
+  bool is_half;    // whether scales and minima are halves in the file
   void (*read)(const Block&, Levels&);
   const uint8_t* codebook;  // 16 levels that 4 bits choose from, or null
 };
@@ -184,8 +185,28 @@ inline const Format kFormats[] = {
     {"Q2_KLinear", 4, {bytes(64), bytes(16), kHalf, kHalf}, 256, 16, 4, 2, true, false, read_q2_k, nullptr},
     {"Q3_KLinear", 4, {bytes(64), bytes(32), bytes(12), kHalf}, 256, 16, 4, 4, false, false, read_q3_k, nullptr},
     {"Q4_KLinear", 4, {bytes(128), bytes(12), kHalf, kHalf}, 256, 32, 4, 8, true, false, read_q4_k, nullptr},
-    {"Q5_KLinear", 5, {bytes(128), bytes(32), bytes(12), kHalf, kHalf}, 256, 32, 8, 16, true, false, read_q5_k, nullptr},
-    {"Q6_KLinear", 4, {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf}, 256, 16, 8, 32, false, false, read_q6_k, nullptr},
+    {"Q5_KLinear",
+     5,
+     {bytes(128), bytes(32), bytes(12), kHalf, kHalf},
+     256,
+     32,
+     8,
+     16,
+     true,
+     false,
+     read_q5_k,
+     nullptr},
+    {"Q6_KLinear",
+     4,
+     {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf},
+     256,
+     16,
+     8,
+     32,
+     false,
+     false,
+     read_q6_k,
+     nullptr},
     {"IQ4_NLLinear", 2, {bytes(16), kHalf}, 32, 32, 4, 128, false, true, read_q4_0, kIQ4},
     {"IQ4_XSLinear", 4, {bytes(128), bytes(4), bytes(2), kHalf}, 256, 32, 4, 128, false, false, read_iq4_xs, kIQ4},
     {"MXFP4Linear", 2, {bytes(16), bytes(1)}, 32, 32, 4, 128, false, false, read_mxfp4, kFP4},

@@ -1,5 +1,5 @@
-// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI: a session that
-// this library is registered with runs them instead of inlining the functions of the same name.
+// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI: a session
+// that this library is registered with runs them instead of inlining the functions of the same name.
 #include <sched.h>
 
 #include <string>
@@ -94,7 +94,8 @@ vnni::Weights read(const formats::Format& format, const ort::Api* api, const ort
     for (size_t axis = 0; axis < sizes.rank; axis++) count *= sizes.of[axis];
     if (count != wanted)
       throw Failed{api->status((std::string(format.name) + ": plane " + std::to_string(i) + " has " +
-                                std::to_string(count) + " elements, not " + std::to_string(wanted)).c_str())};
+                                std::to_string(count) + " elements, not " + std::to_string(wanted))
+                                   .c_str())};
     planes[i] = data_of<void>(api, plane);
   }
   const int threads = int(std::clamp<int64_t>(rows * columns / kWorthPacking, 1, num_processors()));
@@ -220,8 +221,8 @@ extern "C" __attribute__((visibility("default"))) int mistralrs_is_supported() {
 }
 
 // What ONNX Runtime looks for in a library of custom operators.
-extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(
-    ort::SessionOptions* options, const ort::ApiBase* base) {
+extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options,
+                                                                                 const ort::ApiBase* base) {
   const ort::Api* api = base->get(ort::kApiVersion);
   return guarded(api, [&] {
     static ort::Domain* const domain = made_domain(api);  // sessions share it

@@ -17,7 +17,7 @@ struct KernelContext;
 enum ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kFloat16 = 10 };
 enum Characteristic : int { kRequired = 0 };
 constexpr int kInvalidArgument = 2;
-constexpr uint32_t kApiVersion = 17;   // of the table
+constexpr uint32_t kApiVersion = 17;       // of the table
 constexpr uint32_t kCustomOpVersion = 16;  // of the structure below, up to its last field that is set
 
 struct Api {
@@ -55,7 +55,8 @@ struct Api {
     return at<Status* (*)(const KernelContext*, size_t, const Value**)>(90)(context, index, out);
   }
   Status* output(KernelContext* context, size_t index, const int64_t* sizes, size_t rank, Value** out) const {
-    return at<Status* (*)(KernelContext*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, sizes, rank, out);
+    return at<Status* (*)(KernelContext*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, sizes, rank,
+                                                                                        out);
   }
   void release(Shape* shape) const { at<void (*)(Shape*)>(99)(shape); }
   Status* constant(const KernelInfo* info, size_t index, int* is_constant, const Value** out) const {

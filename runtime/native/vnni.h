@@ -1,5 +1,6 @@
-// y = x · Wᵀ with AVX-512 VNNI. W: panels of 16 rows, their levels as the dot product of bytes wants them. x: rounded to
-// int8 for each group of columns, as ONNX Runtime's MatMulNBits does. What a row gives does not depend on other rows.
+// y = x · Wᵀ with AVX-512 VNNI. W: panels of 16 rows, their levels as the dot product of bytes wants them. x: rounded
+// to int8 for each group of columns, as ONNX Runtime's MatMulNBits does. What a row gives does not depend on other
+// rows.
 #pragma once
 #include <immintrin.h>
 
@@ -18,8 +19,8 @@
 
 namespace vnni {
 
-constexpr int kPanel = 16;       // rows of W that a register holds
-constexpr int kTile = 10;        // rows of x that share what was loaded of W
+constexpr int kPanel = 16;        // rows of W that a register holds
+constexpr int kTile = 10;         // rows of x that share what was loaded of W
 constexpr int kRowsAtOnce = 240;  // of x, so that they stay in the cache while panels pass
 
 struct Shape {
@@ -215,7 +216,8 @@ using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
 template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false>
 Tile tile_of(int rows) {
 #define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, n>
-  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
+  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5),
+                               TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
 #undef TILE
   return tiles[rows - 1];
 }
@@ -224,7 +226,8 @@ using Tiles = Tile (*)(int rows);
 
 inline Tiles tiles_of(const Shape& shape) {
   if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
-  if (shape.is_half && shape.bits == 4) return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
+  if (shape.is_half && shape.bits == 4)
+    return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
   if (shape.is_half) return shape.is_offset ? tile_of<8, 32, true, true> : tile_of<8, 32, false, true>;
   if (shape.group == 16 && shape.bits == 8) return tile_of<8, 16, false, false>;
   if (shape.group == 16) return shape.is_offset ? tile_of<4, 16, true, false> : tile_of<4, 16, false, false>;
