@@ -153,6 +153,13 @@ def test_the_wheel_is_what_runs(programs: Path, tmp_path: Path) -> None:
     assert Path(place).is_relative_to(programs.parent)
 
 
+@pytest.mark.skipif(sysconfig.get_platform() != "linux-x86_64" or not shutil.which("g++"), reason="nothing is compiled")
+def test_the_wheel_has_the_kernels(programs: Path, tmp_path: Path) -> None:
+    terminal = Terminal(programs, tmp_path / "home")
+    code = "from mistralrs_onnx.runtime import native; print(native.kernel_problem())"
+    assert "not compiled" not in terminal.type(Block("python", code))
+
+
 def test_links_lead_somewhere() -> None:
     for page in [README, *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
