@@ -22,6 +22,11 @@ def test_what_is_said_goes_before_the_options() -> None:
     assert said == LoadOptions(engine, num_threads=1)
     assert EngineArgs("m", options=options).load_options() == options
     assert EngineArgs("m", max_num_seqs=3).load_options().engine.max_seqs == 3
+    on_card = LoadOptions(device="cuda:1")
+    assert [EngineArgs("m", device=said, options=on_card).load_options().device for said in (None, "cpu")] == [
+        "cuda:1",
+        "cpu",
+    ]
 
 
 def test_any_number_may_wait_unless_options_say_otherwise() -> None:
@@ -34,6 +39,12 @@ def test_adapters_join_those_of_the_options() -> None:
     said = EngineArgs("m", adapters={"two": "~/2"}, options=LoadOptions(adapters=given)).load_options().adapters
     assert said == AdapterOptions({"one": Path("1"), "two": Path("~/2").expanduser()}, active=("one",))
     assert EngineArgs("m").load_options().adapters is None
+
+
+@pytest.mark.parametrize("changes", [{"device": "cuda"}, {"options": LoadOptions(device="cuda")}])
+def test_nothing_is_looked_for_on_a_device_that_cannot_be_used(changes: dict[str, Any]) -> None:
+    with pytest.raises(PackageError, match="cuda:0 cannot be used"):
+        EngineArgs("a/model/that/is/nowhere", **changes).open()
 
 
 @pytest.mark.parametrize("late", ["filename", "tokenizer", "chat_template", "revision", "isq", "dtype"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stub_hub import StubHub
 
 from mistralrs_onnx.compiler.compile import compile_gguf
 from mistralrs_onnx.compiler.sources.token_source import parse_token_source
+from mistralrs_onnx.diagnosing import environment
 from mistralrs_onnx.diagnosing.environment import (
     Asked,
     ask_hub,
@@ -21,6 +23,7 @@ from mistralrs_onnx.diagnosing.environment import (
     read_processor,
 )
 from mistralrs_onnx.diagnosing.facts import Cached, Dependency
+from mistralrs_onnx.runtime.cuda import PROVIDER, Problem
 
 INTEL = "processor\t: 0\nmodel name\t: Fast CPU\nflags\t\t: fpu avx2\nbugs\t\t:\n\nprocessor\t: 1\nflags\t\t: other\n"
 ARM = "processor\t: 0\nFeatures\t: asimd asimddp\n\n"
@@ -42,6 +45,17 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {each.name for each in facts.dependencies} >= {"numpy", "click", "huggingface_hub"}
     assert (facts.kernels.problem, len(facts.kernels.probed)) == ("", 4)
     assert facts.answer is None
+
+
+@pytest.mark.parametrize(("version", "is_for_cpu"), [("1.31.1", False), ("1.32.0", True)])
+def test_a_build_for_cuda(monkeypatch: pytest.MonkeyPatch, version: str, is_for_cpu: bool) -> None:
+    providers = [PROVIDER, "CPUExecutionProvider"]
+    library = SimpleNamespace(__version__=version, get_available_providers=lambda: providers)
+    problem = Problem("no driver", "install it")
+    monkeypatch.setattr(environment, "runtime_library", lambda oldest: library)
+    monkeypatch.setattr(environment, "cuda_problem", lambda found: problem)
+    found = environment._runtime()
+    assert found[1:] == (tuple(providers), "", is_for_cpu, problem)
 
 
 @pytest.mark.parametrize(
