@@ -176,40 +176,22 @@ constexpr Plane kHalf{ort::kFloat16, 1};
 constexpr Plane bytes(size_t count) { return {ort::kUint8, count}; }
 
 inline const Format kFormats[] = {
+    // clang-format off
     // name, planes, columns, group, bits, zero, is_offset, is_half, read, codebook
     {"Q4_0Linear", 2, {bytes(16), kHalf}, 32, 32, 4, 8, false, true, read_q4_0, nullptr},
     {"Q4_1Linear", 3, {bytes(16), kHalf, kHalf}, 32, 32, 4, 8, true, true, read_q4_1, nullptr},
-    {"Q5_0Linear", 3, {bytes(16), bytes(4), kHalf}, 32, 32, 8, 16, false, true, read_q5_0, nullptr},
-    {"Q5_1Linear", 4, {bytes(16), bytes(4), kHalf, kHalf}, 32, 32, 8, 16, true, true, read_q5_1, nullptr},
+    {"Q5_0Linear", 3, {bytes(16), bytes(4), kHalf}, 32, 32, 5, 16, false, true, read_q5_0, nullptr},
+    {"Q5_1Linear", 4, {bytes(16), bytes(4), kHalf, kHalf}, 32, 32, 5, 16, true, true, read_q5_1, nullptr},
     {"Q8_0Linear", 2, {bytes(32), kHalf}, 32, 32, 8, 128, false, true, read_q8_0, nullptr},
     {"Q2_KLinear", 4, {bytes(64), bytes(16), kHalf, kHalf}, 256, 16, 4, 2, true, false, read_q2_k, nullptr},
     {"Q3_KLinear", 4, {bytes(64), bytes(32), bytes(12), kHalf}, 256, 16, 4, 4, false, false, read_q3_k, nullptr},
     {"Q4_KLinear", 4, {bytes(128), bytes(12), kHalf, kHalf}, 256, 32, 4, 8, true, false, read_q4_k, nullptr},
-    {"Q5_KLinear",
-     5,
-     {bytes(128), bytes(32), bytes(12), kHalf, kHalf},
-     256,
-     32,
-     8,
-     16,
-     true,
-     false,
-     read_q5_k,
-     nullptr},
-    {"Q6_KLinear",
-     4,
-     {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf},
-     256,
-     16,
-     8,
-     32,
-     false,
-     false,
-     read_q6_k,
-     nullptr},
+    {"Q5_KLinear", 5, {bytes(128), bytes(32), bytes(12), kHalf, kHalf}, 256, 32, 5, 16, true, false, read_q5_k, nullptr},
+    {"Q6_KLinear", 4, {bytes(128), bytes(64), {ort::kInt8, 16}, kHalf}, 256, 16, 6, 32, false, false, read_q6_k, nullptr},
     {"IQ4_NLLinear", 2, {bytes(16), kHalf}, 32, 32, 4, 128, false, true, read_q4_0, kIQ4},
     {"IQ4_XSLinear", 4, {bytes(128), bytes(4), bytes(2), kHalf}, 256, 32, 4, 128, false, false, read_iq4_xs, kIQ4},
     {"MXFP4Linear", 2, {bytes(16), bytes(1)}, 32, 32, 4, 128, false, false, read_mxfp4, kFP4},
+    // clang-format on
 };
 constexpr size_t kNumFormats = sizeof kFormats / sizeof *kFormats;
 

@@ -48,16 +48,26 @@ struct Weights {
   uint8_t* panel(int index) const { return panels.get() + size_t(index) * num_groups() * shape.bytes(); }
 };
 
+// Where the levels of a group lie: bytes, or nibbles and then a bit plane for each bit above them.
+inline void place_levels(const Shape& shape, const uint8_t* levels, int lane, uint8_t* target) {
+  const int fours = shape.group / 4, half = fours / 2;
+  for (int column = 0; column < shape.group; column++) {
+    const uint8_t level = levels[column];
+    const int four = column / 4, byte = lane * 4 + column % 4;
+    if (shape.bits == 8) {
+      target[four * 64 + byte] = level;
+      continue;
+    }
+    // The low nibbles of a register hold the group's first half, the high ones its second.
+    target[four % half * 64 + byte] |= (level & 15) << (four < half ? 0 : 4);
+    uint8_t* plane = target + half * 64 + four * 8;
+    for (int bit = 4; bit < shape.bits; bit++, plane += fours * 8) plane[byte / 8] |= (level >> bit & 1) << (byte % 8);
+  }
+}
+
 inline void place(const Weights& weights, const formats::Levels& from, int group, int lane, uint8_t* target) {
   const Shape& shape = weights.shape;
-  for (int column = 0; column < shape.group; column++) {
-    const uint8_t level = from.q[group * shape.group + column];
-    const int four = column / 4, half = shape.group / 8;
-    if (shape.bits == 8)
-      target[four * 64 + lane * 4 + column % 4] = level;
-    else  // the low nibbles of a register hold the group's first half, the high ones its second
-      target[four % half * 64 + lane * 4 + column % 4] |= four < half ? level : level << 4;
-  }
+  place_levels(shape, from.q + group * shape.group, lane, target);
   uint8_t* numbers = target + shape.levels();
   if (shape.is_half) {
     auto* halves = reinterpret_cast<uint16_t*>(numbers);
@@ -156,11 +166,18 @@ __m512 sixteen(const uint8_t* numbers) {
   return _mm512_loadu_ps(numbers);
 }
 
+inline __mmask64 plane(const uint8_t* bits) {
+  uint64_t value;
+  std::memcpy(&value, bits, sizeof value);
+  return _cvtu64_mask64(value);
+}
+
 // Rows `row` to `row + kRows` of x with one panel.
 template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, int kRows>
 void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y) {
-  constexpr int kFours = kGroup / 4, kRegisters = kFours * kBits / 8;
-  constexpr size_t kNumbers = kPanel * (kHalf ? 2 : 4), kBytes = kRegisters * 64 + kNumbers * (kOffset ? 2 : 1);
+  constexpr int kFours = kGroup / 4, kLoaded = kBits == 8 ? kFours : kFours / 2;
+  constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kNumbers = kPanel * (kHalf ? 2 : 4);
+  constexpr size_t kBytes = kLevels + kNumbers * (kOffset ? 2 : 1);
   const int groups = weights.num_groups();
   const uint8_t* w = weights.panel(panel);
   const int8_t* levels[kRows];
@@ -178,23 +195,29 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
     codebook = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.shape.codebook)));
   for (int group = 0; group < groups; group++, w += kBytes) {
     __m512i q[kFours];
-    for (int i = 0; i < kRegisters; i++) {
+    for (int i = 0; i < kLoaded; i++) {
       const __m512i loaded = _mm512_loadu_si512(w + 64 * i);
       if (kBits == 8) {
         q[i] = loaded;
       } else {
         q[i] = _mm512_and_si512(loaded, nibble);
-        q[i + kRegisters] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
+        q[i + kLoaded] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
       }
     }
+    if (kBits != 8)
+      for (int bit = 4; bit < kBits; bit++)
+        for (int i = 0; i < kFours; i++) {
+          const __mmask64 set = plane(w + 64 * kLoaded + 8 * (kFours * (bit - 4) + i));
+          q[i] = _mm512_mask_add_epi8(q[i], set, q[i], _mm512_set1_epi8(char(1 << bit)));
+        }
     if (kCodebook)
       for (__m512i& each : q) each = _mm512_shuffle_epi8(codebook, each);
     for (size_t ahead = 0; ahead < kBytes; ahead += 64)
       _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
-    const __m512 scale = sixteen<kHalf>(w + kRegisters * 64);
+    const __m512 scale = sixteen<kHalf>(w + kLevels);
     __m512 offset;
     if (kOffset) {
-      offset = sixteen<kHalf>(w + kRegisters * 64 + kNumbers);
+      offset = sixteen<kHalf>(w + kLevels + kNumbers);
       if (kHalf) offset = _mm512_fmadd_ps(scale, zero, offset);
     }
     for (int r = 0; r < kRows; r++) {
@@ -226,12 +249,13 @@ using Tiles = Tile (*)(int rows);
 
 inline Tiles tiles_of(const Shape& shape) {
   if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
-  if (shape.is_half && shape.bits == 4)
-    return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
-  if (shape.is_half) return shape.is_offset ? tile_of<8, 32, true, true> : tile_of<8, 32, false, true>;
-  if (shape.group == 16 && shape.bits == 8) return tile_of<8, 16, false, false>;
+  if (shape.is_half && shape.bits == 8) return tile_of<8, 32, false, true>;
+  if (shape.is_half && shape.bits == 5)
+    return shape.is_offset ? tile_of<5, 32, true, true> : tile_of<5, 32, false, true>;
+  if (shape.is_half) return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
+  if (shape.bits == 6) return tile_of<6, 16, false, false>;
   if (shape.group == 16) return shape.is_offset ? tile_of<4, 16, true, false> : tile_of<4, 16, false, false>;
-  return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<8, 32, true, false>;
+  return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<5, 32, true, false>;
 }
 
 inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
