@@ -48,28 +48,22 @@ def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tupl
 
     Lengths are counted up to MAX_MATCH.
     """
-    if len(context) < 2 or int(context[-1]) in breakers:
+    last = context[-at_least:].tolist()
+    if len(context) <= at_least or not breakers.isdisjoint(last):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    ends = np.flatnonzero(context[:-1] == context[-1])
-    for back in range(1, min(at_least, len(context))):
-        ends = ends[_go_on(context, ends, back, breakers)]
+    is_there = context[at_least - 1 : -1] == last[-1]
+    for back in range(1, at_least):
+        is_there &= context[at_least - 1 - back : -1 - back] == last[-1 - back]
+    ends = is_there.nonzero()[0] + at_least - 1
     if breakers:
         column = np.fromiter(breakers, np.int64, len(breakers))[:, None]
         ends = ends[~(context[ends + 1] == column).any(0)]
     lengths, alive, places = np.full(len(ends), at_least), np.arange(len(ends)), ends
     for back in range(at_least, min(MAX_MATCH, len(context))):
-        if not len(alive):
+        token_id = int(context[-1 - back])
+        if token_id in breakers or not len(alive):
             break
-        longer = _go_on(context, places, back, breakers)
-        alive, places = alive[longer], places[longer]
+        is_longer = (context[places - back] == token_id) & (places >= back)
+        alive, places = alive[is_longer], places[is_longer]
         lengths[alive] = back + 1
     return context[ends + 1], lengths
-
-
-def _go_on(context: Ids, ends: Ids, back: int, breakers: AbstractSet[int]) -> NDArray[np.bool_]:
-    """Which occurrences, by their ends, are of one token more than `back`."""
-    token_id = int(context[-1 - back])
-    if token_id in breakers:
-        return np.zeros(len(ends), np.bool_)
-    found: NDArray[np.bool_] = (context[ends - back] == token_id) & (ends >= back)
-    return found
