@@ -1,5 +1,7 @@
 # A server on the CPU: docker build -t mistralrs-onnx . && docker run -p 1234:1234 mistralrs-onnx
 FROM python:3.11-slim AS build
+# Compiles the kernels of runtime/native, which need no compiler later.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
