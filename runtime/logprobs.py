@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import Logits
-from .filters import MODERATE
-from .leading import SORTED, Groups, Workspace, largest
-from .sums import total
+from .leading import SORTED, Groups, Ids, Workspace, largest
+from .sums import BLOCK, block_sums
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
+LIGHTEST = 1e-20  # sums of exponentials from which on what float32 has no numbers for does not matter
+ROUNDING = 1e-5  # of exponentials in float32 and sums of 256, relative
 
 
 class TokenLogprob(NamedTuple):
@@ -34,9 +35,9 @@ class TokenLogprobs(NamedTuple):
 
 def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
     """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
-    groups = Groups(row)
-    normalizer = log_sum_exp(row, space, groups.highest)
-    places = likeliest(groups, num_top)
+    sums, shift = exponential_sums(row, space)
+    normalizer = shift + math.log(float(sums.sum(dtype=np.float64)))
+    places = likeliest(row, num_top, sums, shift)
     logits, own = row[places].tolist(), float(row[token_id])
     likely = [logit for logit in logits if logit > -math.inf]
     top = tuple(map(TokenLogprob, places, [logit - normalizer for logit in likely]))
@@ -53,24 +54,48 @@ def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> I
         yield token_logprobs(row, int(token_id), num_top, space)
 
 
-def log_sum_exp(row: Logits, space: Workspace | None = None, highest: np.float32 | None = None) -> float:
-    """`highest`: of the row, where it is known."""
-    highest = row.max() if highest is None else highest
+def exponential_sums(row: Logits, space: Workspace | None = None) -> tuple[Logits, float]:
+    """The sum of exp(x - shift) of each block of `sums.py`, and the shift, which is 0 for moderate logits."""
     out = None if space is None else space.scaled
-    if abs(float(highest)) < MODERATE:
-        return math.log(total(np.exp(row, out=out)))
+    with np.errstate(over="ignore"):
+        sums = block_sums(np.exp(row, out=out))
+    if LIGHTEST < float(sums.sum(dtype=np.float64)) < math.inf:
+        return sums, 0.0
+    highest = row.max()
     shifted = np.subtract(row, highest, out=out)
-    return float(highest) + math.log(total(np.exp(shifted, out=shifted)))
+    return block_sums(np.exp(shifted, out=shifted)), float(highest)
 
 
-def likeliest(groups: Groups, num_top: int) -> list[int]:
-    """Places of the largest, descending; of equals the lower first."""
+def likeliest(row: Logits, num_top: int, sums: Logits, shift: float) -> list[int]:
+    """Places of the largest, descending; of equals the lower first. `sums`: what `exponential_sums` has of the row.
+
+    The largest of each of the `num_top` heaviest blocks are so many tokens: what is among the largest is not less than
+    the least of them, and a block that has it weighs as much.
+    """
+    num_blocks = len(row) // BLOCK
     if not num_top:
         return []
+    if num_top > num_blocks // 8:
+        return _likeliest_of_groups(row, num_top)
+    blocks = row[: num_blocks * BLOCK].reshape(num_blocks, BLOCK)
+    heaviest = np.argpartition(sums[:num_blocks], -num_top)[-num_top:]
+    least = blocks[heaviest].max(1).min()
+    found = (sums[:num_blocks] >= math.exp(float(least) - shift) * (1 - ROUNDING)).nonzero()[0]
+    if len(found) > num_blocks // 8:
+        return _likeliest_of_groups(row, num_top)
+    lines, columns = np.divmod((blocks[found] >= least).ravel().nonzero()[0], BLOCK)
+    rest = (row[num_blocks * BLOCK :] >= least).nonzero()[0]
+    return _ordered(row, np.concatenate([found[lines] * BLOCK + columns, num_blocks * BLOCK + rest]), num_top)
+
+
+def _likeliest_of_groups(row: Logits, num_top: int) -> list[int]:
+    groups = Groups(row)
     places = groups.at_least(groups.bound(num_top))
-    if len(places) > SORTED:
-        places = largest(groups, num_top)
-    order: list[int] = places[np.argsort(-groups.row[places], kind="stable")[:num_top]].tolist()
+    return _ordered(row, places if len(places) <= SORTED else largest(groups, num_top), num_top)
+
+
+def _ordered(row: Logits, places: Ids, num_top: int) -> list[int]:
+    order: list[int] = places[np.argsort(-row[places], kind="stable")[:num_top]].tolist()
     return order
 
 

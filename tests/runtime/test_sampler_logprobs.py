@@ -52,6 +52,32 @@ def test_they_equal_a_softmax_in_float64(vocab: int, num_top: int, seed: int, sh
     np.testing.assert_allclose([logprob for _, logprob in told.top], logprobs[order], atol=2e-6)
 
 
+@pytest.mark.parametrize("shift", [0.0, -45.0, 70.0, 400.0])
+@pytest.mark.parametrize("size", [60_000, 60_160])  # with and without a block that is not full
+def test_of_long_rows_too_peaked_and_flat_with_equals_and_without(size: int, shift: float) -> None:
+    """Logits of a size of 400 are spaced by 3e-5, and the normaliser of float32 exponentials errs by 1e-6."""
+    rng = np.random.default_rng(size)
+    for num_likely in (0, 1, 5, 300):
+        row = rng.normal(shift, 2, size).astype(np.float32)
+        row[rng.choice(size, num_likely, replace=False)] += rng.exponential(4, num_likely).astype(np.float32) + 8
+        row[-1] += np.float32(9)
+        row[rng.choice(size, 7, replace=False)] = np.sort(row)[-12]
+        row[::3] = -np.inf
+        wide = row.astype(np.float64)
+        logprobs = wide - wide.max() - np.log(np.exp(wide - wide.max()).sum())
+        for num_top in (1, 15, 20):
+            told = token_logprobs(row, 100, num_top, Workspace(size))
+            order = np.argsort(-row, kind="stable")[:num_top].tolist()
+            assert [token_id for token_id, _ in told.top] == order
+            np.testing.assert_allclose([logprob for _, logprob in told.top], logprobs[order], atol=3e-6)
+            assert told.rank == (row >= row[100]).sum()
+
+
+def test_rows_of_equals_have_the_lowest_ids_as_alternatives() -> None:
+    told = token_logprobs(np.zeros(60_000, np.float32), 9, 20)
+    assert [token_id for token_id, _ in told.top] == list(range(20))
+
+
 @pytest.mark.parametrize(("token_id", "rank"), [(0, 4), (1, 1), (2, 3), (3, 3)])
 def test_ranks_count_what_is_as_likely(token_id: int, rank: int) -> None:
     """As vLLM counts: of equals all have the last place."""
