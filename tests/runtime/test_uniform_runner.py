@@ -97,7 +97,8 @@ def check_steps(runner: Runner, exact: Runner, steps: Sequence[Sequence[Row]]) -
 def test_chunks_decodes_and_idle_slots_in_one_step(runner: UniformRunner, exact: Runner) -> None:
     a, b, c, d = PROMPTS
     steps = [
-        [Row(0, 0, a[:7], 1), Row(4, 0, b[:20], 0)],
+        [Row(0, 0, a[:1], 1), Row(2, 0, b[:1], 1)],
+        [Row(0, 1, a[1:7], 1), Row(4, 0, b[:20], 0)],
         [Row(2, 0, c[:9], 0), Row(0, 7, a[7:8], 1), Row(4, 20, b[20:31], 2)],  # the chunk is between the decodes
         [Row(4, 31, b[31:32], 1), Row(0, 8, a[8:9], 1)],  # slot 2 is idle between them
         [Row(2, 9, c[9:30], 1), Row(5, 0, d[:1], 1)],
