@@ -102,7 +102,7 @@ def check_native(facts: Facts) -> Check:
     if facts.processor.machine != "x86_64" or not facts.processor.features >= OUR_KERNELS_NEED:
         return Check("kernels", "ok", f"{stock}; our own need AVX-512 VNNI")
     text = f"{stock}, which is slower than our own kernels: {facts.native_problem}"
-    return Check("kernels", "warn", text, "install a C++ compiler, then mistralrs-onnx again from its source")
+    return Check("kernels", "warn", text, "install g++, then mistralrs-onnx again from its source")
 
 
 def check_processors(facts: Facts) -> Check:

@@ -137,7 +137,7 @@ VNNI = x86("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
         (check_processor, {"processor": arm("asimddp", "i8mm")}, "ok", "int8 and i8mm", ""),
         (check_processor, {"processor": arm("asimd")}, "warn", "no dot products", "slow"),
         (check_processor, {"processor": arm()}, "ok", "not told", ""),
-        (check_native, {"native_problem": "odd", "processor": VNNI}, "warn", "slower than our own kernels: odd", "C++"),
+        (check_native, {"native_problem": "odd", "processor": VNNI}, "warn", "slower than our own kernels: odd", "g++"),
         (check_native, {"native_problem": "odd", "processor": x86("avx2")}, "ok", "our own need AVX-512 VNNI", ""),
         (check_native, {"native_problem": "odd", "processor": arm("asimddp")}, "ok", "need AVX-512 VNNI", ""),
         (check_processors, {"processors": Processors(8, 2, None)}, "ok", "2 of 8 may be used", ""),
