@@ -97,7 +97,8 @@ def test_each_prompt_may_have_its_own_parameters(llm: LLM) -> None:
 
 def test_without_parameters_the_model_recommends_them(llm: LLM) -> None:
     assert llm.get_default_sampling_params() == SamplingParams()
-    assert len(llm.generate("a")[0].outputs[0].token_ids) == 16
+    lengths = [len(each.outputs[0].token_ids) for each in llm.generate(["a"] * 20)]  # some draw an end
+    assert max(lengths) == 16
 
 
 def test_what_a_package_recommends_and_what_the_loading_said_are_the_defaults(package: Path, tmp_path: Path) -> None:
