@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +12,12 @@ from numpy.typing import NDArray
 
 from .core import Logits
 from .leading import Groups, Ids, Workspace, largest, leading
-from .near import Near, below, clear_nucleus, near_tokens, temper
+from .near import Near, below, clear_nucleus, draw_near, near_tokens, temper
 from .sampling import SamplingParams
 from .sums import BLOCK, block_sums, dot, total
 
 MODERATE = 60.0  # nats: exponentials of numbers up to it, and sums of these, are float32
+MOST_TRIES = 64  # of draws that may come to nothing
 TINY = np.float32(1e-38)  # a weight of no weight
 
 
@@ -92,30 +95,17 @@ def _of(token_ids: Ids | None, kept: Ids) -> Ids:
 
 
 def draw_unfiltered(
-    groups: Groups, temperature: float, near: Near | None, u: float, space: Workspace | None = None
+    groups: Groups, temperature: float, near: Near | None, uniforms: Iterator[float], space: Workspace | None = None
 ) -> int:
-    """The place at `u` in [0, 1) of a row that temperature alone shapes.
-
-    What is `near` comes first, the others behind it. The most that these may have, or nothing, mostly moves `u` over
-    the same place, and they are not looked at.
-    """
+    """A place of a row that temperature alone shapes, by as many numbers in [0, 1) as it takes."""
+    if near is not None:
+        for u in islice(uniforms, MOST_TRIES):
+            place = draw_near(groups, near, temperature, u)
+            if place is not None:
+                return place
     space = space or Workspace(len(groups.row))
-    weights = space.scaled[: len(groups.row)]
-    if near is None:
-        np.exp(temper(groups.row, groups.highest, temperature, weights), out=weights)
-        return inverse_cdf(weights, u)
-    mass, most = np.cumsum(near.weights, dtype=np.float64), near.rest * (1 + 1e-6)
-    all_near = float(mass[-1])
-    least_place, most_place = np.searchsorted(mass, [u * all_near, u * (all_near + most)], side="right").tolist()
-    if least_place == most_place < len(mass):
-        return int(near.places[least_place])
-    np.exp(temper(groups.row, groups.highest, temperature, weights), out=weights)
-    weights[near.places] = 0
-    rest = total(weights)
-    place = int(np.searchsorted(mass, u * (all_near + rest), side="right"))
-    if place < len(mass) or not rest:
-        return int(near.places[min(place, len(mass) - 1)])
-    return inverse_cdf(weights, (u * (all_near + rest) - all_near) / rest)
+    weights = temper(groups.row, groups.highest, temperature, space.scaled[: len(groups.row)])
+    return inverse_cdf(np.exp(weights, out=weights), next(uniforms))
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:

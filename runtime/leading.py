@@ -76,6 +76,21 @@ class Groups:
         scaled = np.clip(self._scaled_below(least, temperature), LOWEST, 0)
         return -self._of_all(scaled * np.exp(scaled))
 
+    def slot_below(self, offset: float, least: np.float32, temperature: float) -> tuple[int, float]:
+        """Which place has `offset`, and how far inside, where each has as much as `weight_below` counts for it."""
+        each = np.exp(self._scaled_below(least, temperature)).astype(np.float64)
+        ends = each.copy()
+        ends[: self._num_groups] *= GROUP
+        np.cumsum(ends, out=ends)
+        group = int(ends.searchsorted(offset, side="right"))
+        if group == len(ends):  # by rounding
+            return len(self.row) - 1, math.inf
+        inside = offset - (float(ends[group - 1]) if group else 0.0)
+        if group >= self._num_groups:
+            return group + (GROUP - 1) * self._num_groups, inside
+        line = min(int(inside / each[group]), GROUP - 1)
+        return line * self._num_groups + group, inside - line * float(each[group])
+
     def _scaled_below(self, least: np.float32, temperature: float) -> Floats:
         scaled: Floats = (np.minimum(self.maxima, least) - self.highest) / np.float32(temperature)
         return scaled

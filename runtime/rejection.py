@@ -7,61 +7,46 @@ kept: for the token at hand it takes the mass of those that go before it, of as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .filters import MODERATE, TINY, block_mass, draw_unfiltered, place_at
+from .filters import MODERATE, MOST_TRIES, TINY, block_mass, draw_unfiltered, place_at
 from .leading import Groups, Workspace
-from .near import FAR, Near, is_clearly_typical, near_tokens
+from .near import is_clearly_in_nucleus, is_clearly_typical, near_tokens
 from .sampling import SamplingParams
 from .sums import BLOCK, dot
 
 SMALLEST = 4096  # tokens of a row: shorter ones are filtered as quickly
 LEAST_SHARE = 0.5  # of the probability: less would be drawn too often in vain
-MOST_TRIES = 64
-SAMPLED = 61  # of so many logits one is looked at to see whether a row is flat
 LOWEST = math.log(TINY)
 PIECE = 128 * BLOCK  # tokens looked at before it is asked whether they decide
 
-Uniforms = Callable[[int], float]  # in [0, 1), another one for each try
+Uniforms = Iterator[float]  # in [0, 1), endless
 
 
 def draw_kept(groups: Groups, params: SamplingParams, uniforms: Uniforms, space: Workspace) -> int | None:
-    """A place of the row. None where filters are better worked out: for several of them, and for peaked rows."""
+    """A place of the row. None where filters are better worked out: several of them, and those that keep little."""
     if len(groups.row) < SMALLEST or params.top_k > 0 or params.min_p > 0:
         return None
-    if params.top_p == 1 and LEAST_SHARE <= params.typical_p < 1:
-        near = near_tokens(groups, params.temperature)
-        if near is not None:
-            return _draw_typical(groups, near, params, uniforms, space)
-        return by_typicality(groups, params, space).draw(uniforms)
-    if params.typical_p == 1 and LEAST_SHARE <= params.top_p < 1 and _is_flat(groups, params.temperature):
-        return by_weight(groups, params, space).draw(uniforms)
-    return None
-
-
-def _is_flat(groups: Groups, temperature: float) -> bool:
-    """Whether more than an eighth is within FAR of the highest, which `near_tokens` leaves alone, as samples say."""
-    least = np.float32(float(groups.highest) - FAR * temperature)
-    if np.count_nonzero(groups.maxima >= least) <= len(groups.maxima) // 8:
-        return False
-    samples = groups.row[::SAMPLED]
-    return int(np.count_nonzero(samples >= least)) > len(samples) // 8
-
-
-def _draw_typical(
-    groups: Groups, near: Near, params: SamplingParams, uniforms: Uniforms, space: Workspace
-) -> int | None:
-    """Of a row with few likely tokens, the others of which are looked at only where they matter."""
-    for attempt in range(MOST_TRIES):
-        place = draw_unfiltered(groups, params.temperature, near, uniforms(attempt), space)
-        is_kept = is_clearly_typical(groups, near, place, params)
+    if min(params.top_p, params.typical_p) < LEAST_SHARE or max(params.top_p, params.typical_p) < 1:
+        return None
+    make = by_weight if params.top_p < 1 else by_typicality
+    near = near_tokens(groups, params.temperature)
+    if near is None:
+        return make(groups, params, space).draw(uniforms)
+    for _ in range(MOST_TRIES):
+        place = draw_unfiltered(groups, params.temperature, near, uniforms, space)
+        if params.top_p < 1:
+            is_kept = is_clearly_in_nucleus(near, place, params.top_p)
+        else:
+            is_kept = is_clearly_typical(groups, near, place, params)
         if is_kept is None:
-            is_kept = by_typicality(groups, params, space).is_kept(place)
+            is_kept = make(groups, params, space).is_kept(place)
         if is_kept:
             return place
     return None
@@ -84,8 +69,8 @@ class Order:
     marks: Logits  # to write to
 
     def draw(self, uniforms: Uniforms) -> int | None:
-        for attempt in range(MOST_TRIES):
-            place = place_at(self.weights, self.mass, uniforms(attempt))
+        for u in islice(uniforms, MOST_TRIES):
+            place = place_at(self.weights, self.mass, u)
             if self.is_kept(place):
                 return place
         return None

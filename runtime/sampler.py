@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -109,14 +110,14 @@ class Sampler:
             groups = Groups(row)
             if not np.isfinite(groups.highest):
                 return _failure_of(groups.highest, logits)
-            uniforms = partial(uniform, context.seed, len(context.history) - context.num_prompt)
+            uniforms = map(partial(uniform, context.seed, len(context.history) - context.num_prompt), count())
             if not params.has_filters:
                 near = near_tokens(groups, params.temperature)
-                place = draw_unfiltered(groups, params.temperature, near, uniforms(), self._space)
+                place = draw_unfiltered(groups, params.temperature, near, uniforms, self._space)
             elif (kept := draw_kept(groups, params, uniforms, self._space)) is not None:
                 place = kept
             else:
-                return distribution(groups, params, token_ids, self._space).draw(uniforms())
+                return distribution(groups, params, token_ids, self._space).draw(next(uniforms))
         return place if token_ids is None else int(token_ids[place])
 
     def _edited(self, row: Logits, context: Context) -> tuple[Logits, Ids | None]:

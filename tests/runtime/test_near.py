@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mistralrs_onnx.runtime.leading import Groups
-from mistralrs_onnx.runtime.near import FAR, is_clearly_typical, near_tokens
+from mistralrs_onnx.runtime.near import FAR, is_clearly_in_nucleus, is_clearly_typical, near_tokens
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
 Array = np.ndarray[Any, Any]
@@ -69,6 +69,26 @@ def test_what_is_clearly_typical_is_so_by_the_definition(typical_p: float, maske
             assert found is None or found == kept[place]
             num_clear, num_kept, num_all = num_clear + (found is not None), num_kept + bool(found), num_all + 1
     assert num_clear > 0.8 * num_all, "or the short way would be of no use"
+    assert 0.02 * num_all < num_kept < 0.98 * num_all
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.99])
+def test_what_is_clearly_in_the_nucleus_is_so_by_the_definition(top_p: float) -> None:
+    num_clear, num_kept, num_all = 0, 0, 0
+    for seed in range(50):
+        row = peaked(seed).round(1)  # with equals
+        weights = np.exp((row.astype(np.float64) - row.max()) / 0.8)
+        near = near_tokens(Groups(row), 0.8)
+        assert near is not None
+        order = np.argsort(-row, kind="stable")
+        mass = np.cumsum(weights[order])
+        kept = set(order[: int(np.searchsorted(mass, top_p * mass[-1])) + 1].tolist())
+        for place in near.places.tolist():
+            found = is_clearly_in_nucleus(near, place, top_p)
+            assert found is None or found == (place in kept)
+            num_clear, num_kept, num_all = num_clear + (found is not None), num_kept + bool(found), num_all + 1
+        assert is_clearly_in_nucleus(near, int(row.argmin()), top_p) is None
+    assert num_clear > 0.7 * num_all, "or the short way would be of no use"
     assert 0.02 * num_all < num_kept < 0.98 * num_all
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from chi_square import chi_square, critical
 
-from mistralrs_onnx.runtime.filters import Distribution, draw_unfiltered
-from mistralrs_onnx.runtime.leading import Groups
-from mistralrs_onnx.runtime.near import FAR, near_tokens
+from mistralrs_onnx.runtime.filters import MOST_TRIES, Distribution, draw_unfiltered
+from mistralrs_onnx.runtime.leading import Groups, Workspace
+from mistralrs_onnx.runtime.near import draw_near, near_tokens
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler, uniform
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -168,49 +168,67 @@ def test_a_small_mistake_would_be_noticed(wrong: dict[str, Any], uniforms: Array
     assert statistic > critical(freedom)
 
 
-def draw_at(row: Array, points: Array) -> Array:
-    groups = Groups(row)
-    near = near_tokens(groups, 1.0)
-    return np.array([draw_unfiltered(groups, 1.0, near, u) for u in points.tolist()])
+def draw_each(row: Array, uniforms: Array) -> Array:
+    """One draw after another, of as many numbers as it takes."""
+    groups, numbers, drawn = Groups(row), iter(uniforms.tolist()), []
+    near, space = near_tokens(groups, 1.0), Workspace(len(row))
+    while len(drawn) < 0.8 * len(uniforms):
+        drawn.append(draw_unfiltered(groups, 1.0, near, numbers, space))
+    return np.array(drawn)
 
 
-def near_first(row: Array, num_near: int) -> tuple[Array, Array]:
-    """Tokens in the order in which an unfiltered draw lays them out, and the sums of their weights before each."""
-    scaled = row.astype(np.float64) - row.max()
-    assert (scaled >= -FAR).sum() == num_near
-    order = np.argsort((scaled < -FAR) & (num_near < len(row) // 8), kind="stable")
-    return order, np.append(0, np.cumsum(np.exp(scaled[order])))
-
-
-@pytest.mark.parametrize(("lead", "num_near"), [(3, 4722), (9, 435), (12, 10)])
-def test_draws_without_filters_invert_the_sum_of_weights(lead: float, num_near: int, uniforms: Array) -> None:
-    """Of a row with one likely token, ahead by `lead`: more than an eighth are near it, or some, or hardly any.
-
-    Half of the u lie where those that are not near begin. Sums of float32 weights err by less than 1e-6 of all.
-    """
+@pytest.mark.parametrize("lead", [3, 9, 12])
+def test_draws_without_filters_follow_the_softmax(lead: float, uniforms: Array) -> None:
+    """Of a row with one likely token, ahead by `lead`: more than an eighth are near it, or some, or hardly any."""
     row = np.random.default_rng(3).normal(0, 2.0, 5000).astype(np.float32)
     row[4000] = row.max() + np.float32(lead)
-    order, mass = near_first(row, num_near)
-    rest = 1 - mass[num_near] / mass[-1]
-    points = np.concatenate([uniforms[:2000], 1 - 1.5 * rest * uniforms[2000:4000]])
-    places = np.argsort(order, kind="stable")[draw_at(row, points)]
-    target, slack = points * mass[-1], 1e-6 * mass[-1]
-    assert (mass[places] <= target + slack).all()
-    assert (target - slack <= mass[places + 1]).all()
-
-
-def test_draws_without_filters_follow_the_softmax(uniforms: Array) -> None:
-    row = np.random.default_rng(3).normal(0, 1.5, 2000).astype(np.float32)
-    probabilities = np.exp(row.astype(np.float64))
-    statistic, freedom = chi_square(draw_at(row, uniforms[:10_000]), 10_000 * probabilities / probabilities.sum())
+    weights = np.exp(row.astype(np.float64))
+    drawn = draw_each(row, uniforms)
+    statistic, freedom = chi_square(drawn, len(drawn) * weights / weights.sum())
     assert statistic <= critical(freedom)
+
+
+def test_what_is_far_from_the_likeliest_is_drawn_as_often_as_it_should() -> None:
+    """Numbers from where these begin on: of tokens in whole groups and behind them."""
+    row = np.random.default_rng(3).normal(0, 1.0, 1030).astype(np.float32)
+    row[:7] += np.float32(12)
+    groups = Groups(row)
+    near = near_tokens(groups, 0.8)
+    assert near is not None
+    numbers = np.random.default_rng(4).uniform(near.mass / (near.mass + near.rest), 1, 200_000)
+    found = [draw_near(groups, near, 0.8, u) for u in numbers.tolist()]
+    drawn = np.array([place for place in found if place is not None])
+    weights = np.exp(row.astype(np.float64) / 0.8)
+    weights[near.places] = 0
+    assert len(drawn) > 10_000
+    statistic, freedom = chi_square(drawn, len(drawn) * weights / weights.sum())
+    assert statistic <= critical(freedom)
+    share = np.exp((row.astype(np.float64) - row.max()) / 0.8)[weights > 0].sum() / near.rest
+    assert len(drawn) / len(found) == pytest.approx(share, rel=0.02)  # 1.5 % of 20,000 draws: twice their spread
 
 
 def test_the_ends_of_unfiltered_draws_are_tokens() -> None:
     row = np.full(1000, -np.inf, np.float32)
     row[[500, 700]] = 3.0
-    assert draw_at(row, np.array([0.0, 0.4, 0.6, 1 - 2.0**-53])).tolist() == [500, 500, 700, 700]
-    assert draw_at(np.zeros(1000, np.float32), np.array([1 - 2.0**-53])).tolist() == [999]
+    near = near_tokens(Groups(row), 1.0)
+    ends = (0.0, 0.4, 0.6, 0.9999)
+    assert [draw_unfiltered(Groups(row), 1.0, near, iter([u])) for u in ends] == [500, 500, 700, 700]
+    assert draw_unfiltered(Groups(row), 1.0, near, iter([1 - 2.0**-53, 0.0])) == 500, "others have no probability"
+    assert draw_unfiltered(Groups(np.zeros(1000, np.float32)), 1.0, None, iter([1 - 2.0**-53])) == 999
+
+
+def test_draws_that_come_to_nothing_end() -> None:
+    """Always the same number, for which there is none: then one of the whole row."""
+    row = np.full(5000, -np.inf, np.float32)
+    row[4000] = 20.0
+    groups = Groups(row)
+    near = near_tokens(groups, 1.0)
+    assert near is not None
+    u = (near.mass + near.rest / 2) / (near.mass + near.rest)
+    assert draw_near(groups, near, 1.0, u) is None
+    numbers = iter([u] * (MOST_TRIES + 1))
+    assert draw_unfiltered(groups, 1.0, near, numbers) == 4000
+    assert next(numbers, None) is None
 
 
 def test_tokens_of_one_request_follow_the_formula_too(make_request: MakeRequest) -> None:
