@@ -21,7 +21,7 @@ ROUNDING = 1e-6  # of sums, relative
 
 
 class Near(NamedTuple):
-    """Tokens within FAR of the likeliest, ascending, and what they weigh, which has 1."""
+    """Tokens within FAR of the likeliest, ascending, and what they weigh, of which the likeliest has 1."""
 
     least: np.float32  # of their logits
     places: Ids
