@@ -84,6 +84,7 @@ def submitted(engine: Engine, job: Job, bridge: Bridge) -> Iterator[Running]:
             requests.append(request)
         yield Running(requests, inbox)
     finally:
+        inbox.close()
         for request in requests:
             engine.cancel(request)
 

@@ -16,28 +16,46 @@ class Inbox:
 
     def __init__(self) -> None:
         self._outputs: list[tuple[int, Output]] = []
-        self._wake = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
 
     def put(self, index: int, output: Output) -> None:
         self._outputs.append((index, output))
-        self._wake.set()
+        self._wake()
 
     async def get(self, timeout: float | None = None) -> list[tuple[int, Output]]:
         """All that came since the last call, at least one; none when `timeout` seconds passed."""
         if not self._outputs:
             await self._sleep(timeout)
         outputs, self._outputs = self._outputs, []
-        self._wake.clear()
         return outputs
 
+    def close(self) -> None:
+        """After the last call."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def _sleep(self, timeout: float | None) -> None:
-        # A timer of the loop costs a third of asyncio.timeout, and this runs for every token.
-        timer = asyncio.get_running_loop().call_later(timeout, self._wake.set) if timeout is not None else None
-        try:
-            await self._wake.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._reader = loop.create_future()
+        if timeout is not None:
+            # A timer for every token would cost more than all else here: one rings, and looks how long there is left.
+            self._deadline = loop.time() + timeout
+            if self._timer is None:
+                self._timer = loop.call_at(self._deadline, self._ring, loop)
+        await self._reader
+
+    def _ring(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._deadline <= loop.time():
+            self._wake()
+        else:
+            self._timer = loop.call_at(self._deadline, self._ring, loop)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 class Bridge:

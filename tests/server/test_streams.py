@@ -34,6 +34,25 @@ def test_an_inbox_gives_nothing_when_nothing_came_in_time() -> None:
     assert asyncio.run(main()) == []
 
 
+def test_an_inbox_waits_its_time_after_each_call_and_rings_no_more_when_closed() -> None:
+    async def main() -> tuple[float, int]:
+        inbox, loop = Inbox(), asyncio.get_running_loop()
+        loop.call_later(0.06, inbox.put, 0, output("a"))
+        await inbox.get(0.1)
+        start = loop.time()
+        assert await inbox.get(0.1) == []  # the timer of the first call rings in between
+        waited = loop.time() - start
+        await inbox.get(0.001)
+        inbox.put(0, output("b"))
+        await inbox.get(50)
+        inbox.close()
+        return waited, sum(not handle.cancelled() for handle in loop._scheduled)
+
+    waited, num_timers = asyncio.run(main())
+    assert waited >= 0.09  # clocks of loops are coarse
+    assert num_timers == 0
+
+
 def test_a_bridge_wakes_the_loop_once_for_a_whole_step() -> None:
     class Counting(asyncio.SelectorEventLoop):
         num_wakeups = 0
