@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
+from .exponentials import weights_of
 from .leading import Groups, Ids, Workspace, largest, leading
 from .near import Near, below, clear_nucleus, draw_near, near_tokens, temper
 from .sampling import SamplingParams
 from .sums import BLOCK, block_sums, dot, total
 
-MODERATE = 60.0  # nats: exponentials of numbers up to it, and sums of these, are float32
 MOST_TRIES = 64  # of draws that may come to nothing
 TINY = np.float32(1e-38)  # a weight of no weight
 
@@ -104,8 +104,8 @@ def draw_unfiltered(
             if place is not None:
                 return place
     space = space or Workspace(len(groups.row))
-    weights = temper(groups.row, groups.highest, temperature, space.scaled[: len(groups.row)])
-    return inverse_cdf(np.exp(weights, out=weights), next(uniforms))
+    weights = weights_of(groups.row, groups.highest, temperature, space.weights[: len(groups.row)])
+    return inverse_cdf(weights, next(uniforms))
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:

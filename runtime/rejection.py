@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .filters import MODERATE, MOST_TRIES, TINY, block_mass, draw_unfiltered, place_at
+from .exponentials import MODERATE, exponentials, weights_of
+from .filters import MOST_TRIES, TINY, block_mass, draw_unfiltered, place_at
 from .leading import Groups, Workspace
 from .near import is_clearly_in_nucleus, is_clearly_typical, near_tokens
 from .sampling import SamplingParams
@@ -98,15 +99,17 @@ class Order:
 
 def by_weight(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
     """That of top-p."""
-    weights = _weights(_moderate(groups, params.temperature, space), params.temperature, space)
+    weights = weights_of(groups.row, groups.highest, params.temperature, space.weights[: len(groups.row)])
     mass = block_mass(weights)
     return Order(weights, mass, params.top_p, weights.__getitem__, np.greater, np.greater_equal, space.marks)
 
 
 def by_typicality(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
     """That of typical-p, as `filters.typical`: logits nearest to their mean are nearest to the entropy."""
-    row = _moderate(groups, params.temperature, space)
-    weights = _weights(row, params.temperature, space)
+    row = groups.row
+    if abs(float(groups.highest)) > MODERATE * params.temperature:
+        row = np.subtract(row, groups.highest, out=space.scaled[: len(row)])
+    weights = exponentials(row, 1 / params.temperature, space.weights[: len(row)])
     with np.errstate(invalid="ignore"):  # nothing of infinity is no number
         moment = dot(row, weights)
     if math.isnan(moment):
@@ -121,17 +124,3 @@ def by_typicality(groups: Groups, params: SamplingParams, space: Workspace) -> O
         return np.abs(found, out=found)
 
     return Order(weights, mass, params.typical_p, distances, np.less, np.less_equal, space.marks)
-
-
-def _moderate(groups: Groups, temperature: float, space: Workspace) -> Logits:
-    """The row, moved to a highest of 0 if exponentials of it might be no numbers."""
-    row = groups.row
-    if abs(float(groups.highest)) <= MODERATE * temperature:
-        return row
-    return np.subtract(row, groups.highest, out=space.scaled[: len(row)])
-
-
-def _weights(row: Logits, temperature: float, space: Workspace) -> Logits:
-    weights = space.weights[: len(row)]
-    scaled = row if temperature == 1 else np.multiply(row, np.float32(1 / temperature), out=weights)
-    return np.exp(scaled, out=weights)
