@@ -11,6 +11,7 @@ from .request import Request
 
 CHUNK = 512  # tokens of prompts that it reads in a step
 FEW = 32  # tokens that it reads and guesses on at once
+RENEWAL = 0.05  # of what a guess costs, with each
 TIMED = 6  # tokens that are read to find out what a guess costs
 
 
@@ -48,18 +49,13 @@ class DraftModel:
         guesses: list[list[int]] = [[] for _ in requests]
         wanted = [i for i, length in enumerate(lengths) if length and self._fits(requests[i], length)]
         ready = self._read(requests, wanted)
-        begun, num_guesses = perf_counter(), 0
         while ready:
             rows = [self._row(requests[i], guesses[i]) for i in ready]
-            best = self._runner.run(rows)[:, : self._vocab_size].argmax(-1).tolist()
+            best = self._best(rows)
             for i, row, token in zip(ready, rows, best, strict=True):
                 self._seats[requests[i].id].held += row.token_ids
                 guesses[i].append(token)
-            num_guesses += len(ready)
             ready = [i for i in ready if len(guesses[i]) < lengths[i]]
-        if num_guesses:
-            seconds = (perf_counter() - begun) / num_guesses
-            self.seconds_per_token += (seconds - self.seconds_per_token) * (0.1 if self.seconds_per_token else 1)
         return guesses
 
     def forget(self, request: Request) -> None:
@@ -67,6 +63,15 @@ class DraftModel:
         if seat is not None:
             self._runner.free(seat.slot)
             self._free.append(seat.slot)
+
+    def _best(self, rows: Sequence[Row]) -> list[int]:
+        """The likeliest token behind each row. What rows cost that catch up on many tokens is not a guess's."""
+        begun = perf_counter()
+        best: list[int] = self._runner.run(rows)[:, : self._vocab_size].argmax(-1).tolist()
+        if sum(len(row.token_ids) for row in rows) <= 2 * len(rows):
+            seconds = (perf_counter() - begun) / len(rows)
+            self.seconds_per_token += (seconds - self.seconds_per_token) * RENEWAL
+        return best
 
     def _timed(self) -> float:
         """Seconds of a guess, for one request."""

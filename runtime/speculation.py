@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 NGRAMS = (4, 3, 2)  # tokens that must have come before, the longest first
 MAX_DRAFT = 16
 PROBE_EVERY = 32  # steps without a draft after which one token is tried
+PROBE_AT_LEAST = 256  # the same, after some that fell
 TOO_DEAR = 0.75  # of a step that draws a token: what a guess may cost, checked, to be tried
 
 
@@ -82,11 +83,14 @@ class _History:
 
 @dataclass(slots=True)
 class _Luck:
-    """Of one request: guesses that stood and that fell, the older ones counting less; and steps without a draft."""
+    """Of one request: guesses that stood and that fell, the older ones counting less; steps without a draft, and
+    after how many the next token is tried.
+    """
 
     stood: float = 1.0
     fell: float = 0.5
     idle: int = 0
+    patience: int = PROBE_EVERY
 
     @property
     def rate(self) -> float:
@@ -123,7 +127,7 @@ class Pace:
         if count:
             return count
         luck.idle += 1
-        return int(luck.idle % PROBE_EVERY == 0)
+        return int(luck.idle % luck.patience == 0)
 
     def note_draft(self, request: Request, num_guessed: int, num_stood: int) -> None:
         luck = self._luck.setdefault(request.id, _Luck())
@@ -132,6 +136,8 @@ class Pace:
         luck.fell = luck.fell * decay + (num_stood < num_guessed)
         if not luck.stood:
             luck.stood = 1e-6
+        luck.idle = 0
+        luck.patience = PROBE_EVERY if num_stood else min(2 * luck.patience, PROBE_AT_LEAST)
 
     def note_step(self, num_tokens: int, seconds: float) -> None:
         """Least squares over the steps of late."""

@@ -67,7 +67,7 @@ def test_the_model_itself(smollm2: Package, plain: list[list[int]]) -> None:
     with load(smollm2.path, LoadOptions(engine=LIMITS, speculate=speculate)) as model:
         assert answers(model) == plain
         stats = model.engine.stats()
-        assert stats.accepted_tokens > 0.6 * stats.draft_tokens  # all where greedy, most where sampled
+        assert stats.accepted_tokens > 0.5 * stats.draft_tokens  # all where greedy, most where sampled
 
 
 @pytest.mark.full

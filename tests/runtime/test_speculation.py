@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from mistralrs_onnx.runtime import draft_model
+from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.draft_model import DraftModel
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions, Output
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.runtime.speculation import MAX_DRAFT, PROBE_EVERY, Pace, PromptLookup, Speculation
+from mistralrs_onnx.runtime.speculation import MAX_DRAFT, PROBE_AT_LEAST, PROBE_EVERY, Pace, PromptLookup, Speculation
 
 PlainLoop = Callable[..., tuple[int, ...]]
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -218,9 +220,11 @@ def test_hopeless_requests_are_tried_now_and_then() -> None:
     pace, request = Pace(), Request(0, np.arange(3), GREEDY, 100, 0)
     for _ in range(20):
         pace.note_draft(request, 4, 0)
-    lengths = [pace.lengths([request], 0.0)[0] for _ in range(4 * PROBE_EVERY)]
+    lengths = [pace.lengths([request], 0.0)[0] for _ in range(4 * PROBE_AT_LEAST)]
     assert sum(lengths) == 4
     assert set(lengths) == {0, 1}
+    pace.note_draft(request, 1, 1)
+    assert sum(pace.lengths([request], 0.0)[0] for _ in range(PROBE_EVERY)) >= 1, "luck is followed up soon"
 
 
 def test_lengths_follow_costs() -> None:
@@ -236,6 +240,34 @@ def test_lengths_follow_costs() -> None:
     alone, together = Pace().lengths(requests[:1], 0.0)[0], Pace().lengths(requests, 0.0)[0]
     assert alone > together
     assert Pace().lengths(requests[:1], 5.0) == [0], "a drafter slower than the model"
+
+
+class Clocked:
+    """A runner on whose clock each token takes a second."""
+
+    num_slots, capacity, vocab_size, token_bytes = 2, 4096, 50, 1
+    tgt_non_granular_index = rope_switch = None
+    now = 0.0
+
+    def run(self, rows: Sequence[Row]) -> Logits:
+        self.now += sum(len(row.token_ids) for row in rows)
+        return np.zeros((sum(row.num_logits for row in rows), 50), np.float32)
+
+    def copy(self, source: int, target: int, num_tokens: int) -> None:
+        raise NotImplementedError
+
+    def free(self, slot: int, keep: int = 0) -> None:
+        pass
+
+
+def test_what_a_guess_costs_leaves_out_catching_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = Clocked()
+    monkeypatch.setattr(draft_model, "perf_counter", lambda: runner.now)
+    draft, request = DraftModel(runner, 50), Request(0, np.arange(3), GREEDY, 4000, 0)
+    for _ in range(40):  # each time it reads some twenty tokens and guesses two
+        request.token_ids.extend([1] * 20)
+        assert len(draft.propose([request], [2])[0]) == 2
+    assert draft.seconds_per_token == 1
 
 
 def test_a_dear_drafter_is_not_tried_and_a_free_one_is() -> None:
