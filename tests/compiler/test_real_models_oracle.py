@@ -16,6 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mistralrs_onnx.compiler.compile import CompileOptions, compile_gguf
+from mistralrs_onnx.load_options import LoadOptions
+from mistralrs_onnx.runners import chosen_kernels
 from mistralrs_onnx.runtime.core import Row
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.runner import OrtRunner
@@ -48,9 +50,9 @@ def exact(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 
 def engine_logits(package: Package, ids: list[int]) -> NDArray[np.float32]:
-    runner = OrtRunner(
-        make_session(package.engine("float32")), package.manifest, num_slots=1, max_model_len=2048, max_chunk=512
-    )
+    """On the kernels that the engine would choose."""
+    session = make_session(package.engine("float32"), kernels=chosen_kernels(package, LoadOptions()))
+    runner = OrtRunner(session, package.manifest, num_slots=1, max_model_len=2048, max_chunk=512)
     chunks = [ids[start : start + 256] for start in range(0, len(ids), 256)]
     return np.concatenate([runner.run([Row(0, 256 * i, c, len(c))]).copy() for i, c in enumerate(chunks)])
 
