@@ -14,6 +14,7 @@ from mistralrs_onnx.graphs.weights import DENSE
 from mistralrs_onnx.memory import available_memory
 from mistralrs_onnx.model import LoadOptions, make_runner, make_xlora_runner
 from mistralrs_onnx.ops.formats import find_format
+from mistralrs_onnx.runners import chosen_kernels
 from mistralrs_onnx.runtime.engine import EngineOptions
 from mistralrs_onnx.runtime.errors import PackageError
 from mistralrs_onnx.runtime.package import Package, open_package
@@ -81,7 +82,7 @@ def _loaded(trial: Trial, package: Package, kv_dtype: KVDtype) -> Trial:
     small = EngineOptions(max_seqs=1, max_model_len=length, prefill_chunk=length)
     options, start = LoadOptions(engine=small, kv_dtype=kv_dtype), perf_counter()
     try:
-        session = make_session(package.engine(kv_dtype))
+        session = make_session(package.engine(kv_dtype), kernels=chosen_kernels(package, options))
         xlora = make_xlora_runner(package, options, session)
         runner = xlora or make_runner(package, options, session)
         check_logits(runner)

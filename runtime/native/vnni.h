@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -110,11 +111,16 @@ inline Weights packed(const formats::Format& format, const void* const* planes, 
   std::memset(weights.panels.get(), 0, size);
   threads = std::min(threads, panels);
   std::vector<std::thread> others;
+  others.reserve(threads);
   const auto share = [&](int index) {
     pack_panels(format, planes, weights, int(int64_t(panels) * index / threads),
                 int(int64_t(panels) * (index + 1) / threads));
   };
-  for (int i = 1; i < threads; i++) others.emplace_back(share, i);
+  for (int i = 1; i < threads; i++) try {
+      others.emplace_back(share, i);
+    } catch (const std::system_error&) {  // no more threads are to be had
+      share(i);
+    }
   share(0);
   for (std::thread& other : others) other.join();
   return weights;
