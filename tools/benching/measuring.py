@@ -143,9 +143,11 @@ def measure(engine: Engine, workload: Workload, prompts: Prompts, adapters: Turn
     ttfts = tuple(batch.ttft(request) for request in batch.requests)
     if is_prefill:
         return Timing(workload.num_tokens * workload.concurrency, max(ttfts), ttfts)
-    begun, ended = batch.begun, batch.ended
     tpots = tuple(map(tpot, batch.requests))
-    return Timing(ended.num_generated - begun.num_generated, ended.time - begun.time, ttfts, tpots)
+    begun = max(ttfts) + batch.released_at
+    ends = [request.finished_at or begun for request in batch.requests]
+    later = sum(max(0.0, end - begun) / each for end, each in zip(ends, tpots, strict=True))
+    return Timing(round(later), max(ends) - begun, ttfts, tpots)
 
 
 def tpot(request: Request) -> float:
@@ -200,7 +202,10 @@ class Mark(NamedTuple):
 
 
 class Batch:
-    """Requests that run at once. `begun` is when each had its first token, `ended` when each had its last."""
+    """Requests that run at once. `begun` is when each was seen to have its first token, `ended` its last.
+
+    Tokens that make no whole character are told with later ones, so who has one is asked, not who told of one.
+    """
 
     begun: Mark
     ended: Mark
@@ -209,17 +214,16 @@ class Batch:
         self.requests: list[Request] = []
         self.released_at = 0.0
         self._engine = engine
-        self._unstarted = set(range(num_requests))
+        self._has_begun = False
         self._unfinished = set(range(num_requests))
         self._errors: list[Exception] = []
         self._done = threading.Event()
 
     def receive(self, index: int, output: Output) -> None:
         """The sink of a request."""
-        if index in self._unstarted:
-            self._unstarted.remove(index)
-            if not self._unstarted:
-                self.begun = self._mark()
+        if not self._has_begun and all(request.first_token_at is not None for request in self.requests):
+            self._has_begun = True
+            self.begun = self._mark()
         if output.error is not None:
             self._errors.append(output.error)
         if output.finish_reason is not None:
