@@ -15,8 +15,11 @@ from mistralrs_onnx.runtime.native import kernel_library
 class Call:
     """y of x, (..., K) float32; the planes are constants."""
 
-    def __init__(self, function: OnnxFunction, planes: list[NDArray[np.generic]], **attributes: int) -> None:
+    def __init__(
+        self, function: OnnxFunction, planes: list[NDArray[np.generic]], threads: int = 2, **attributes: int
+    ) -> None:
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         options.register_custom_ops_library(str(kernel_library()))
         options.log_severity_level = 4  # some are made to fail
         model = _model(function, planes, attributes)

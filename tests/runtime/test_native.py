@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,20 @@ def test_a_row_has_the_same_bits_in_any_company(name: str, call: Call) -> None:
     whole = call(x)
     for rows in (1, 2, 3, 9, 10, 11, 240, 241):
         np.testing.assert_array_equal(call(x[-rows:]), whole[-rows:])
+
+
+@native
+@pytest.mark.parametrize("name", ["Q4_1", "Q6_K"])
+def test_threads_change_no_bits(planes: Planes, name: str, call: Call) -> None:
+    """Neither those of a session nor those that use one at once."""
+    x = inputs(300)
+    whole = call(x)
+    function = linear_of(find_format(name)).compact
+    alone = Call(function, list(planes.values()), threads=1, K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+    np.testing.assert_array_equal(alone(x), whole)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda start: call(x[start : start + 7]), range(0, 280, 7)))
+    np.testing.assert_array_equal(np.concatenate(parts), whole[:280])
 
 
 @native
