@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 NGRAMS = (4, 3, 2)  # tokens that must have come before, the longest first
 MAX_DRAFT = 16
 PROBE_EVERY = 32  # steps without a draft after which one token is tried
-PROBE_AT_LEAST = 256  # the same, after some that fell
+PROBE_AT_LEAST = 256  # the same, after some that fell and where guesses cost time: such drafters read on for each
 TOO_DEAR = 0.75  # of a step that draws a token: what a guess may cost, checked, to be tried
 
 
@@ -84,7 +84,7 @@ class _History:
 @dataclass(slots=True)
 class _Luck:
     """Of one request: guesses that stood and that fell, the older ones counting less; steps without a draft, and
-    after how many the next token is tried.
+    after how many the next token is tried if that costs time.
     """
 
     stood: float = 1.0
@@ -120,14 +120,15 @@ class Pace:
         threshold = cost * len(requests) / (self.fixed + self.each * len(requests))
         if seconds_per_token and threshold >= TOO_DEAR:  # even guesses that always stand would bring next to nothing
             return [0] * len(requests)
-        return [self._length(self._luck.setdefault(request.id, _Luck()), threshold) for request in requests]
+        lucks = [self._luck.setdefault(request.id, _Luck()) for request in requests]
+        return [self._length(each, threshold, each.patience if seconds_per_token else PROBE_EVERY) for each in lucks]
 
-    def _length(self, luck: _Luck, threshold: float) -> int:
+    def _length(self, luck: _Luck, threshold: float, patience: int) -> int:
         count = min(self.most, int(math.log(threshold) / math.log(luck.rate)))
         if count:
             return count
         luck.idle += 1
-        return int(luck.idle % luck.patience == 0)
+        return int(luck.idle % patience == 0)
 
     def note_draft(self, request: Request, num_guessed: int, num_stood: int) -> None:
         luck = self._luck.setdefault(request.id, _Luck())

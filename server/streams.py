@@ -35,13 +35,18 @@ class Inbox:
         """After the last call."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     async def _sleep(self, timeout: float | None) -> None:
         loop = asyncio.get_running_loop()
         self._reader = loop.create_future()
-        if timeout is not None:
+        if timeout is None:
+            self.close()
+        else:
             # A timer for every token would cost more than all else here: one rings, and looks how long there is left.
             self._deadline = loop.time() + timeout
+            if self._timer is not None and self._timer.when() > self._deadline:
+                self.close()
             if self._timer is None:
                 self._timer = loop.call_at(self._deadline, self._ring, loop)
         await self._reader

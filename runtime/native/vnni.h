@@ -116,11 +116,14 @@ inline Weights packed(const formats::Format& format, const void* const* planes, 
     pack_panels(format, planes, weights, int(int64_t(panels) * index / threads),
                 int(int64_t(panels) * (index + 1) / threads));
   };
-  for (int i = 1; i < threads; i++) try {
-      others.emplace_back(share, i);
+  const auto start = [&](int index) {
+    try {
+      others.emplace_back(share, index);
     } catch (const std::system_error&) {  // no more threads are to be had
-      share(i);
+      share(index);
     }
+  };
+  for (int i = 1; i < threads; i++) start(i);
   share(0);
   for (std::thread& other : others) other.join();
   return weights;

@@ -26,12 +26,12 @@ PARAMS = [
 ]
 
 
-def answers(model: Model) -> list[list[int]]:
+def answers(model: Model, chosen: list[SamplingParams] = PARAMS) -> list[list[int]]:
     prompts = [model.encode(text) for text in (COPY, PLAIN)]
     return [
         [token_id for output in model.engine.generate(prompt, params) for token_id in output.token_ids]
+        for params in chosen
         for prompt in prompts
-        for params in PARAMS
     ]
 
 
@@ -65,9 +65,13 @@ def test_its_own_text(smollm2: Package, plain: list[list[int]], adaptive: bool) 
 def test_the_model_itself(smollm2: Package, plain: list[list[int]]) -> None:
     speculate = SpeculateOptions(smollm2.path, gamma=4, adaptive=False)
     with load(smollm2.path, LoadOptions(engine=LIMITS, speculate=speculate)) as model:
-        assert answers(model) == plain
-        stats = model.engine.stats()
-        assert stats.accepted_tokens > 0.5 * stats.draft_tokens  # all where greedy, most where sampled
+        assert answers(model, PARAMS[:1]) == plain[:2]
+        greedy = model.engine.stats()
+        assert greedy.accepted_tokens > 0.9 * greedy.draft_tokens  # all, but for near ties
+        assert answers(model, PARAMS[1:]) == plain[2:]
+        both = model.engine.stats()
+        # 0.27 to 0.5 with other seeds, for a guess stands as often as its token is drawn; of noise less than 0.1
+        assert both.accepted_tokens - greedy.accepted_tokens > 0.2 * (both.draft_tokens - greedy.draft_tokens)
 
 
 @pytest.mark.full

@@ -220,26 +220,19 @@ def test_hopeless_requests_are_tried_now_and_then() -> None:
     pace, request = Pace(), Request(0, np.arange(3), GREEDY, 100, 0)
     for _ in range(20):
         pace.note_draft(request, 4, 0)
-    lengths = [pace.lengths([request], 0.0)[0] for _ in range(4 * PROBE_AT_LEAST)]
+    lengths = [pace.lengths([request], 0.0)[0] for _ in range(4 * PROBE_EVERY)]
     assert sum(lengths) == 4
     assert set(lengths) == {0, 1}
+
+
+def test_they_are_tried_more_rarely_where_that_costs_time() -> None:
+    pace, request = Pace(), Request(0, np.arange(3), GREEDY, 100, 0)
+    pace.note_step(1, 1.0)
+    for _ in range(20):
+        pace.note_draft(request, 4, 0)
+    assert sum(pace.lengths([request], 0.1)[0] for _ in range(4 * PROBE_AT_LEAST)) == 4
     pace.note_draft(request, 1, 1)
-    assert sum(pace.lengths([request], 0.0)[0] for _ in range(PROBE_EVERY)) >= 1, "luck is followed up soon"
-
-
-def test_lengths_follow_costs() -> None:
-    """Where each token costs as much as a step, only certain guesses are worth it; full batches leave less room."""
-    cheap, dear = Pace(), Pace()
-    for num_tokens in (1, 4, 9, 16) * 10:
-        cheap.note_step(num_tokens, 0.1 + 0.001 * num_tokens)
-        dear.note_step(num_tokens, 0.001 + 0.1 * num_tokens)
-    assert cheap.each == pytest.approx(0.001)
-    assert cheap.fixed == pytest.approx(0.1)
-    assert paced(cheap, 3, 4, 20) > paced(dear, 3, 4, 20) == 0
-    requests = [Request(i, np.arange(3), GREEDY, 100, 0) for i in range(16)]
-    alone, together = Pace().lengths(requests[:1], 0.0)[0], Pace().lengths(requests, 0.0)[0]
-    assert alone > together
-    assert Pace().lengths(requests[:1], 5.0) == [0], "a drafter slower than the model"
+    assert sum(pace.lengths([request], 0.1)[0] for _ in range(PROBE_EVERY)) >= 1, "luck is followed up soon"
 
 
 class Clocked:

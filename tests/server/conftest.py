@@ -349,3 +349,31 @@ def running() -> Iterator[Running]:
     """One server for the tests that leave it as it was."""
     with serving(ParrotModel(), ServerOptions(port=0, drain_timeout=1.0)) as it:
         yield it
+
+
+class Loading(NamedTuple):
+    """A server whose model is not there before `finish` is called."""
+
+    server: Server
+    finish: Callable[[], None]
+
+
+@pytest.fixture
+def loading(parrot_model: Any) -> Iterator[Loading]:
+    may_load, ready = threading.Event(), threading.Event()
+
+    def load() -> Any:
+        assert may_load.wait(GUARD)
+        return parrot_model()
+
+    def finish() -> None:
+        may_load.set()
+        assert ready.wait(GUARD)
+
+    server = Server(load, ServerOptions(port=0), lambda _: ready.set())
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield Loading(server, finish)
+    may_load.set()
+    server.stop()
+    thread.join(GUARD)

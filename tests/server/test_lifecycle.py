@@ -55,29 +55,15 @@ def test_a_port_in_use_is_an_error_at_once(running: Any, parrot_model: Any) -> N
         Server(parrot_model, ServerOptions(port=running.port))
 
 
-def test_answers_503_until_the_model_is_loaded(parrot_model: Any) -> None:
-    may_load, ready = threading.Event(), threading.Event()
-
-    def load() -> Any:
-        assert may_load.wait(GUARD)
-        return parrot_model()
-
-    server = Server(load, ServerOptions(port=0), lambda _: ready.set())
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        assert get(server.port, "/health")[0] == 200
-        for path in ("/ready", "/v1/models", "/v1/models/parrot"):
-            status, headers, body = get(server.port, path)
-            assert (status, headers["retry-after"], body["error"]["code"]) == (503, "5", "loading")
-        assert ask(server.port).getresponse().status == 503
-        may_load.set()
-        assert ready.wait(GUARD)
-        assert get(server.port, "/ready")[0] == 200
-    finally:
-        may_load.set()
-        server.stop()
-        thread.join(GUARD)
+def test_answers_503_until_the_model_is_loaded(loading: Any) -> None:
+    port = loading.server.port
+    assert get(port, "/health")[0] == 200
+    for path in ("/ready", "/v1/models", "/v1/models/parrot"):
+        status, headers, body = get(port, path)
+        assert (status, headers["retry-after"], body["error"]["code"]) == (503, "5", "loading")
+    assert ask(port).getresponse().status == 503
+    loading.finish()
+    assert get(port, "/ready")[0] == 200
 
 
 def test_a_model_that_does_not_load_ends_the_server() -> None:

@@ -42,8 +42,15 @@ def test_an_inbox_waits_its_time_after_each_call_and_rings_no_more_when_closed()
         start = loop.time()
         assert await inbox.get(0.1) == []  # the timer of the first call rings in between
         waited = loop.time() - start
+        loop.call_later(0.01, inbox.put, 0, output("b"))
+        assert await inbox.get(50)
+        assert await inbox.get(0.01) == []  # though there is a timer for later
+        loop.call_later(0.01, inbox.put, 0, output("c"))
+        await inbox.get(0.02)
+        loop.call_later(0.05, inbox.put, 0, output("d"))
+        assert await inbox.get(), "the timer of the last call does not end one without a limit"
         await inbox.get(0.001)
-        inbox.put(0, output("b"))
+        loop.call_later(0.01, inbox.put, 0, output("e"))
         await inbox.get(50)
         inbox.close()
         return waited, sum(not handle.cancelled() for handle in loop._scheduled)

@@ -146,7 +146,7 @@ def measure(engine: Engine, workload: Workload, prompts: Prompts, adapters: Turn
     tpots = tuple(map(tpot, batch.requests))
     begun = max(ttfts) + batch.released_at
     ends = [request.finished_at or begun for request in batch.requests]
-    later = sum(max(0.0, end - begun) / each for end, each in zip(ends, tpots, strict=True))
+    later = sum(max(0.0, end - begun) / each for end, each in zip(ends, tpots, strict=True) if each)
     return Timing(round(later), max(ends) - begun, ttfts, tpots)
 
 

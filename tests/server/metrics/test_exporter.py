@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,6 @@ from scrape import get_metrics, scrape
 from mistralrs_onnx.runtime.histogram import Histogram
 from mistralrs_onnx.runtime.stats import EngineStats
 from mistralrs_onnx.server.gate import Gate
-from mistralrs_onnx.server.lifecycle import Server, ServerOptions
 from mistralrs_onnx.server.metrics.exporter import family
 from mistralrs_onnx.server.metrics.metric import Build, HttpAnswer, State
 from mistralrs_onnx.server.metrics.table import METRICS
@@ -152,30 +150,15 @@ def test_nothing_that_a_client_sends_is_told(running: Any, connection: http.clie
     assert secret not in get_metrics(running.port)[0]
 
 
-def test_metrics_are_there_before_the_model_is(parrot_model: Any) -> None:
-    may_load, ready = threading.Event(), threading.Event()
-
-    def load() -> Any:
-        assert may_load.wait(GUARD)
-        return parrot_model()
-
-    server = Server(load, ServerOptions(port=0), lambda _: ready.set())
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        early = scrape(server.port)
-        assert [labels["version"] for labels in early.labels("build_info")]
-        assert list(early.labels("num_requests_running")) == []
-        may_load.set()
-        assert ready.wait(GUARD)
-        late = scrape(server.port)
-        assert late.families["mistralrs_build_info"].samples[0].labels["model_name"] == "parrot"
-        assert list(late.labels("num_requests_running")) == [{}]
-        assert late("http_requests_total", method="GET", route="/metrics", status="200") == 1
-    finally:
-        may_load.set()
-        server.stop()
-        thread.join(GUARD)
+def test_metrics_are_there_before_the_model_is(loading: Any) -> None:
+    early = scrape(loading.server.port)
+    assert [labels["version"] for labels in early.labels("build_info")]
+    assert list(early.labels("num_requests_running")) == []
+    loading.finish()
+    late = scrape(loading.server.port)
+    assert late.families["mistralrs_build_info"].samples[0].labels["model_name"] == "parrot"
+    assert list(late.labels("num_requests_running")) == [{}]
+    assert late("http_requests_total", method="GET", route="/metrics", status="200") == 1
 
 
 def test_metrics_are_there_while_the_server_drains(serve: Any) -> None:
