@@ -27,21 +27,28 @@ inline float widened(uint16_t half) {
 struct Plane {
   ort::ElementType type;
   size_t per_block;  // elements
+
+  size_t bytes() const { return per_block * (type == ort::kFloat ? 4 : type == ort::kFloat16 ? 2 : 1); }  // of a block
 };
 
 using Bytes = const uint8_t*;
 using Halves = const uint16_t*;
 
+struct Format;
+
 // One block of a row: a pointer into each plane.
 struct Block {
+  const Format* format;
   const void* planes[5];
   Bytes bytes(size_t plane) const { return static_cast<Bytes>(planes[plane]); }
   uint16_t half(size_t plane) const { return *static_cast<Halves>(planes[plane]); }
 };
 
-// Levels of `columns` weights, and for each `group` of them a scale and a minimum, as halves or as floats.
+// Levels of `columns` weights, and for each `group` of them a scale and a minimum, as halves or as floats, or a zero
+// point.
 struct Levels {
   uint8_t q[256];
+  uint8_t zero;
   uint16_t half_scale, half_minimum;
   float scale[16], minimum[16];
 };
@@ -58,6 +65,7 @@ struct Format {
   bool is_half;    // whether scales and minima are halves in the file
   void (*read)(const Block&, Levels&);
   const uint8_t* codebook;  // 16 levels that 4 bits choose from, or null
+  bool has_zeros = false;   // whether minima are told by zero points: -scale · point
 };
 
 inline void nibbles_together(Bytes packed, int count, uint8_t* q) {
@@ -168,11 +176,24 @@ inline void read_mxfp4(const Block& block, Levels& out) {
   out.scale[0] = std::ldexp(1.0f, *block.bytes(1) - 128);  // half of what e says: the codebook has doubles
 }
 
+inline void read_integers(const Block& block, Levels& out) {
+  const Format& format = *block.format;
+  if (format.bits == 4)
+    nibbles_together(block.bytes(0), format.columns / 2, out.q);
+  else
+    std::memcpy(out.q, block.bytes(0), format.columns);
+  if (format.is_half)
+    out.half_scale = block.half(1);
+  else
+    std::memcpy(out.scale, block.planes[1], sizeof *out.scale);
+  if (format.has_zeros) out.zero = *block.bytes(2);
+}
+
 // With 128 added.
 constexpr uint8_t kIQ4[] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 constexpr uint8_t kFP4[] = {128, 129, 130, 131, 132, 134, 136, 140, 128, 127, 126, 125, 124, 122, 120, 116};
 
-constexpr Plane kHalf{ort::kFloat16, 1};
+constexpr Plane kHalf{ort::kFloat16, 1}, kSingle{ort::kFloat, 1}, kHalfOrSingle{ort::kAny, 1};
 constexpr Plane bytes(size_t count) { return {ort::kUint8, count}; }
 
 inline const Format kFormats[] = {
@@ -191,8 +212,23 @@ inline const Format kFormats[] = {
     {"IQ4_NLLinear", 2, {bytes(16), kHalf}, 32, 32, 4, 128, false, true, read_q4_0, kIQ4},
     {"IQ4_XSLinear", 4, {bytes(128), bytes(4), bytes(2), kHalf}, 256, 32, 4, 128, false, false, read_iq4_xs, kIQ4},
     {"MXFP4Linear", 2, {bytes(16), bytes(1)}, 32, 32, 4, 128, false, false, read_mxfp4, kFP4},
+    {"Q8_KLinear", 2, {bytes(256), kSingle}, 256, 256, 8, 128, false, false, read_integers, nullptr},
+    // Our own, of which a node says the rest: see `integers`.
+    {"IntLinear", 2, {bytes(0), kHalfOrSingle}, 0, 0, 0, 0, false, false, read_integers, nullptr},
+    {"Int4ZeroPointLinear", 3, {bytes(0), kHalfOrSingle, bytes(1)}, 0, 0, 0, 0, true, false, read_integers, nullptr, true},
+    {"Int8ZeroPointLinear", 3, {bytes(0), kHalfOrSingle, bytes(1)}, 0, 0, 0, 0, true, false, read_integers, nullptr, true},
     // clang-format on
 };
 constexpr size_t kNumFormats = sizeof kFormats / sizeof *kFormats;
+
+inline Format integers(Format format, int bits, int block_size, ort::ElementType scale) {
+  format.planes[0] = bytes(size_t(block_size) * bits / 8);
+  format.planes[1].type = scale;
+  format.columns = format.group = block_size;
+  format.bits = bits;
+  format.zero = 1 << (bits - 1);
+  format.is_half = scale == ort::kFloat16;
+  return format;
+}
 
 }  // namespace formats

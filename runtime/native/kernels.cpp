@@ -62,6 +62,16 @@ Sizes sizes_of(const ort::Api* api, const ort::Value* value) {
   return sizes;
 }
 
+ort::ElementType type_of(const ort::Api* api, const ort::Value* value) {
+  ort::Shape* shape;
+  check(api->shape(value, &shape));
+  ort::ElementType type;
+  ort::Status* status = api->type(shape, &type);
+  api->release(shape);
+  check(status);
+  return type;
+}
+
 template <typename Element>
 Element* data_of(const ort::Api* api, const ort::Value* value) {
   void* data;
@@ -77,26 +87,55 @@ int num_processors() {
   return count;
 }
 
-vnni::Weights read(const formats::Format& format, const ort::Api* api, const ort::KernelInfo* info) {
-  int64_t columns, rows;
-  check(api->attribute(info, "K", &columns));
-  check(api->attribute(info, "N", &rows));
-  if (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX || columns % format.columns)
-    throw Failed{api->status((std::string(format.name) + ": N or K does not fit the format").c_str())};
-  const void* planes[5];
-  for (size_t i = 0; i < format.num_planes; i++) {
+// Of a graph, for which a kernel is made.
+struct Node {
+  const ort::Api* api;
+  const ort::KernelInfo* info;
+  const char* name;
+
+  [[noreturn]] void refuse(const std::string& problem) const {
+    throw Failed{api->status((std::string(name) + ": " + problem).c_str())};
+  }
+
+  int64_t attribute(const char* key) const {
+    int64_t value;
+    check(api->attribute(info, key, &value));
+    return value;
+  }
+
+  const ort::Value* plane(size_t index) const {
     int is_constant = 0;
     const ort::Value* plane;
-    check(api->constant(info, i + 1, &is_constant, &plane));
-    if (!is_constant) throw Failed{api->status((std::string(format.name) + ": its planes must be constants").c_str())};
-    const Sizes sizes = sizes_of(api, plane);
+    check(api->constant(info, index + 1, &is_constant, &plane));
+    if (!is_constant) refuse("its planes must be constants");
+    return plane;
+  }
+};
+
+formats::Format integers(const formats::Format& format, const Node& node) {
+  const int64_t bits = node.attribute("bits"), block_size = node.attribute("block_size");
+  if ((bits != 4 && bits != 8) || block_size < 16 || block_size > 256 || block_size & (block_size - 1))
+    node.refuse("bits must be 4 or 8 and block_size a power of two from 16 to 256");
+  const ort::ElementType scale = type_of(node.api, node.plane(1));
+  if (scale != ort::kFloat16 && scale != ort::kFloat) node.refuse("its scales must be float16 or float32");
+  return formats::integers(format, int(bits), int(block_size), scale);
+}
+
+vnni::Weights read(const formats::Format& registered, const Node& node) {
+  const formats::Format format = registered.columns ? registered : integers(registered, node);
+  const int64_t columns = node.attribute("K"), rows = node.attribute("N");
+  if (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX || columns % format.columns)
+    node.refuse("N or K does not fit the format");
+  const void* planes[5];
+  for (size_t i = 0; i < format.num_planes; i++) {
+    const ort::Value* plane = node.plane(i);
+    const Sizes sizes = sizes_of(node.api, plane);
     int64_t count = 1, wanted = rows * (columns / format.columns) * int64_t(format.planes[i].per_block);
     for (size_t axis = 0; axis < sizes.rank; axis++) count *= sizes.of[axis];
     if (count != wanted)
-      throw Failed{api->status((std::string(format.name) + ": plane " + std::to_string(i) + " has " +
-                                std::to_string(count) + " elements, not " + std::to_string(wanted))
-                                   .c_str())};
-    planes[i] = data_of<void>(api, plane);
+      node.refuse("plane " + std::to_string(i) + " has " + std::to_string(count) + " elements, not " +
+                  std::to_string(wanted));
+    planes[i] = data_of<void>(node.api, plane);
   }
   const int threads = int(std::clamp<int64_t>(rows * columns / kWorthPacking, 1, num_processors()));
   return vnni::packed(format, planes, int(rows), int(columns), threads);
@@ -170,7 +209,10 @@ void compute(const Kernel& kernel, ort::KernelContext* context) {
 }
 
 ort::Status* create(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
-  return guarded(api, [&] { *kernel = new Kernel{api, read(format_of(op), api, info)}; });
+  return guarded(api, [&] {
+    const formats::Format& format = format_of(op);
+    *kernel = new Kernel{api, read(format, Node{api, info, format.name})};
+  });
 }
 
 ort::Status* run(void* kernel, ort::KernelContext* context) {

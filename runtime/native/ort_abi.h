@@ -14,7 +14,7 @@ struct Shape;
 struct KernelInfo;
 struct KernelContext;
 
-enum ElementType : int { kFloat = 1, kUint8 = 2, kInt8 = 3, kFloat16 = 10 };
+enum ElementType : int { kAny = 0, kFloat = 1, kUint8 = 2, kInt8 = 3, kFloat16 = 10 };
 enum Characteristic : int { kRequired = 0 };
 constexpr int kInvalidArgument = 2;
 constexpr uint32_t kApiVersion = 17;       // of the table
@@ -38,6 +38,9 @@ struct Api {
     return at<Status* (*)(SessionOptions*, Domain*)>(28)(options, domain);
   }
   Status* data(Value* value, void** out) const { return at<Status* (*)(Value*, void**)>(51)(value, out); }
+  Status* type(const Shape* shape, ElementType* out) const {
+    return at<Status* (*)(const Shape*, ElementType*)>(60)(shape, out);
+  }
   Status* rank(const Shape* shape, size_t* out) const { return at<Status* (*)(const Shape*, size_t*)>(61)(shape, out); }
   Status* sizes(const Shape* shape, int64_t* out, size_t rank) const {
     return at<Status* (*)(const Shape*, int64_t*, size_t)>(62)(shape, out, rank);

@@ -23,22 +23,26 @@ namespace vnni {
 constexpr int kPanel = 16;        // rows of W that a register holds
 constexpr int kTile = 10;         // rows of x that share what was loaded of W
 constexpr int kRowsAtOnce = 240;  // of x, so that they stay in the cache while panels pass
+constexpr int kLargestGroup = 32;
 
+// `group`: columns that x is rounded in. `span`: groups that share numbers.
 struct Shape {
-  int bits, group;
-  bool is_offset, is_half;
+  int bits, group, span;
+  bool is_offset, is_half, has_zeros;
   const uint8_t* codebook;
 
-  size_t levels() const { return size_t(kPanel) * group * bits / 8; }
-  size_t numbers() const { return kPanel * (is_half ? 2 : 4) * (is_offset ? 2 : 1); }
-  size_t bytes() const { return levels() + numbers(); }  // of one group of a panel
+  size_t levels() const { return size_t(kPanel) * group * bits / 8; }  // of one group of a panel
+  size_t scales() const { return kPanel * (is_half ? 2 : 4); }
+  size_t offsets() const { return has_zeros ? kPanel : is_offset ? scales() : 0; }
+  size_t bytes() const { return span * levels() + scales() + offsets(); }  // of one span of a panel
 };
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Group after group of each panel: levels, scales, then minima (halves) or offsets (floats).
+// Span after span of each panel: levels of its groups, scales, then minima (halves), offsets (floats) or zero points
+// (bytes).
 struct Weights {
   Shape shape;
   int rows, columns, zero;
@@ -46,7 +50,8 @@ struct Weights {
 
   int num_groups() const { return columns / shape.group; }
   int num_panels() const { return (rows + kPanel - 1) / kPanel; }
-  uint8_t* panel(int index) const { return panels.get() + size_t(index) * num_groups() * shape.bytes(); }
+  size_t panel_bytes() const { return num_groups() / shape.span * shape.bytes(); }
+  uint8_t* panel(int index) const { return panels.get() + index * panel_bytes(); }
 };
 
 // Where the levels of a group lie: bytes, or nibbles and then a bit plane for each bit above them.
@@ -66,46 +71,50 @@ inline void place_levels(const Shape& shape, const uint8_t* levels, int lane, ui
   }
 }
 
-inline void place(const Weights& weights, const formats::Levels& from, int group, int lane, uint8_t* target) {
+inline void place(const Weights& weights, const formats::Levels& from, int span, int lane, uint8_t* target) {
   const Shape& shape = weights.shape;
-  place_levels(shape, from.q + group * shape.group, lane, target);
-  uint8_t* numbers = target + shape.levels();
+  for (int group = span * shape.span; group < (span + 1) * shape.span; group++, target += shape.levels())
+    place_levels(shape, from.q + group * shape.group, lane, target);
+  const bool has_minima = shape.is_offset && !shape.has_zeros;
   if (shape.is_half) {
-    auto* halves = reinterpret_cast<uint16_t*>(numbers);
+    auto* halves = reinterpret_cast<uint16_t*>(target);
     halves[lane] = from.half_scale;
-    if (shape.is_offset) halves[kPanel + lane] = from.half_minimum;
+    if (has_minima) halves[kPanel + lane] = from.half_minimum;
   } else {
-    auto* floats = reinterpret_cast<float*>(numbers);
-    floats[lane] = from.scale[group];
-    if (shape.is_offset) floats[kPanel + lane] = from.minimum[group] + from.scale[group] * float(weights.zero);
+    auto* floats = reinterpret_cast<float*>(target);
+    floats[lane] = from.scale[span];
+    if (has_minima) floats[kPanel + lane] = from.minimum[span] + from.scale[span] * float(weights.zero);
   }
+  if (shape.has_zeros) target[shape.scales() + lane] = from.zero;
 }
 
 inline void pack_panels(const formats::Format& format, const void* const* planes, const Weights& weights, int from,
                         int to) {
-  const int blocks = weights.columns / format.columns, groups_a_block = format.columns / format.group;
+  const int blocks = weights.columns / format.columns, spans_a_block = format.columns / format.group;
   formats::Levels levels;
   for (int row = from * kPanel; row < std::min(to * kPanel, weights.rows); row++)
     for (int number = 0; number < blocks; number++) {
-      formats::Block block{};
+      formats::Block block{&format, {}};
       for (size_t i = 0; i < format.num_planes; i++) {
-        const size_t size = format.planes[i].per_block * (format.planes[i].type == ort::kFloat16 ? 2 : 1);
-        block.planes[i] = static_cast<const uint8_t*>(planes[i]) + (size_t(row) * blocks + number) * size;
+        const size_t before = (size_t(row) * blocks + number) * format.planes[i].bytes();
+        block.planes[i] = static_cast<const uint8_t*>(planes[i]) + before;
       }
       format.read(block, levels);
-      for (int group = 0; group < groups_a_block; group++) {
-        const size_t before = size_t(number * groups_a_block + group) * weights.shape.bytes();
-        place(weights, levels, group, row % kPanel, weights.panel(row / kPanel) + before);
+      for (int span = 0; span < spans_a_block; span++) {
+        const size_t before = size_t(number * spans_a_block + span) * weights.shape.bytes();
+        place(weights, levels, span, row % kPanel, weights.panel(row / kPanel) + before);
       }
     }
 }
 
 // `threads`: that share the work.
 inline Weights packed(const formats::Format& format, const void* const* planes, int rows, int columns, int threads) {
-  const Shape shape{format.bits, format.group, format.is_offset, format.is_half, format.codebook};
+  const int group = std::min(format.group, kLargestGroup);
+  const Shape shape{format.bits,      group,          format.group / group, format.is_offset, format.is_half,
+                    format.has_zeros, format.codebook};
   Weights weights{shape, rows, columns, format.zero, nullptr};
   const int panels = weights.num_panels();
-  const size_t size = size_t(panels) * weights.num_groups() * weights.shape.bytes();
+  const size_t size = panels * weights.panel_bytes();
   weights.panels.reset(static_cast<uint8_t*>(std::aligned_alloc(64, (size + 63) / 64 * 64)));
   if (!weights.panels) throw std::bad_alloc();
   std::memset(weights.panels.get(), 0, size);
@@ -181,13 +190,24 @@ inline __mmask64 plane(const uint8_t* bits) {
   return _cvtu64_mask64(value);
 }
 
+// What the middle level stands for.
+template <bool kHalf, bool kZeros>
+__m512 offsets(const uint8_t* numbers, __m512 scale, __m512 zero) {
+  if (kZeros) {
+    const __m512i points = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(numbers)));
+    return _mm512_mul_ps(scale, _mm512_sub_ps(zero, _mm512_cvtepi32_ps(points)));
+  }
+  const __m512 offset = sixteen<kHalf>(numbers);
+  return kHalf ? _mm512_fmadd_ps(scale, zero, offset) : offset;
+}
+
 // Rows `row` to `row + kRows` of x with one panel.
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, int kRows>
+template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, bool kZeros, int kRows>
 void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y) {
   constexpr int kFours = kGroup / 4, kLoaded = kBits == 8 ? kFours : kFours / 2;
-  constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kNumbers = kPanel * (kHalf ? 2 : 4);
-  constexpr size_t kBytes = kLevels + kNumbers * (kOffset ? 2 : 1);
-  const int groups = weights.num_groups();
+  constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kScales = kPanel * (kHalf ? 2 : 4);
+  constexpr size_t kNumbers = kScales + (kZeros ? kPanel : kOffset ? kScales : 0), kBytes = kLevels + kNumbers;
+  const int groups = weights.num_groups(), span = weights.shape.span;
   const uint8_t* w = weights.panel(panel);
   const int8_t* levels[kRows];
   size_t at[kRows];
@@ -202,40 +222,39 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
   __m512i codebook;
   if (kCodebook)
     codebook = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.shape.codebook)));
-  for (int group = 0; group < groups; group++, w += kBytes) {
-    __m512i q[kFours];
-    for (int i = 0; i < kLoaded; i++) {
-      const __m512i loaded = _mm512_loadu_si512(w + 64 * i);
-      if (kBits == 8) {
-        q[i] = loaded;
-      } else {
-        q[i] = _mm512_and_si512(loaded, nibble);
-        q[i + kLoaded] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
-      }
-    }
-    if (kBits != 8)
-      for (int bit = 4; bit < kBits; bit++)
-        for (int i = 0; i < kFours; i++) {
-          const __mmask64 set = plane(w + 64 * kLoaded + 8 * (kFours * (bit - 4) + i));
-          q[i] = _mm512_mask_add_epi8(q[i], set, q[i], _mm512_set1_epi8(char(1 << bit)));
+  for (int group = 0; group < groups; w += kNumbers) {
+    const uint8_t* numbers = w + span * kLevels;
+    const __m512 scale = sixteen<kHalf>(numbers);
+    const __m512 offset = kOffset ? offsets<kHalf, kZeros>(numbers + kScales, scale, zero) : scale;
+    for (const int end = group + span; group < end; group++, w += kLevels) {
+      __m512i q[kFours];
+      for (int i = 0; i < kLoaded; i++) {
+        const __m512i loaded = _mm512_loadu_si512(w + 64 * i);
+        if (kBits == 8) {
+          q[i] = loaded;
+        } else {
+          q[i] = _mm512_and_si512(loaded, nibble);
+          q[i + kLoaded] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
         }
-    if (kCodebook)
-      for (__m512i& each : q) each = _mm512_shuffle_epi8(codebook, each);
-    for (size_t ahead = 0; ahead < kBytes; ahead += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
-    const __m512 scale = sixteen<kHalf>(w + kLevels);
-    __m512 offset;
-    if (kOffset) {
-      offset = sixteen<kHalf>(w + kLevels + kNumbers);
-      if (kHalf) offset = _mm512_fmadd_ps(scale, zero, offset);
-    }
-    for (int r = 0; r < kRows; r++) {
-      const auto* fours = reinterpret_cast<const int32_t*>(levels[r] + size_t(group) * kGroup);
-      __m512i dot = _mm512_set1_epi32(x.shifts[at[r] + group]);
-      for (int i = 0; i < kFours; i++) dot = _mm512_dpbusd_epi32(dot, q[i], _mm512_set1_epi32(fours[i]));
-      const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at[r] + group]));
-      sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), both, sum[r]);
-      if (kOffset) sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sums[at[r] + group]), sum[r]);
+      }
+      if (kBits != 8)
+        for (int bit = 4; bit < kBits; bit++)
+          for (int i = 0; i < kFours; i++) {
+            const __mmask64 set = plane(w + 64 * kLoaded + 8 * (kFours * (bit - 4) + i));
+            q[i] = _mm512_mask_add_epi8(q[i], set, q[i], _mm512_set1_epi8(char(1 << bit)));
+          }
+      if (kCodebook)
+        for (__m512i& each : q) each = _mm512_shuffle_epi8(codebook, each);
+      for (size_t ahead = 0; ahead < kBytes; ahead += 64)
+        _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
+      for (int r = 0; r < kRows; r++) {
+        const auto* fours = reinterpret_cast<const int32_t*>(levels[r] + size_t(group) * kGroup);
+        __m512i dot = _mm512_set1_epi32(x.shifts[at[r] + group]);
+        for (int i = 0; i < kFours; i++) dot = _mm512_dpbusd_epi32(dot, q[i], _mm512_set1_epi32(fours[i]));
+        const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at[r] + group]));
+        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), both, sum[r]);
+        if (kOffset) sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sums[at[r] + group]), sum[r]);
+      }
     }
   }
   const int first = panel * kPanel, lanes = std::min(kPanel, weights.rows - first);
@@ -245,9 +264,9 @@ void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y
 
 using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
 
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false>
+template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false, bool kZeros = false>
 Tile tile_of(int rows) {
-#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, n>
+#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, kZeros, n>
   static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5),
                                TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
 #undef TILE
@@ -256,14 +275,23 @@ Tile tile_of(int rows) {
 
 using Tiles = Tile (*)(int rows);
 
+template <int kBits, int kGroup>
+Tiles integer_tiles(const Shape& shape) {
+  if (shape.has_zeros)
+    return shape.is_half ? tile_of<kBits, kGroup, true, true, false, true>
+                         : tile_of<kBits, kGroup, true, false, false, true>;
+  return shape.is_half ? tile_of<kBits, kGroup, false, true> : tile_of<kBits, kGroup, false, false>;
+}
+
 inline Tiles tiles_of(const Shape& shape) {
   if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
-  if (shape.is_half && shape.bits == 8) return tile_of<8, 32, false, true>;
-  if (shape.is_half && shape.bits == 5)
-    return shape.is_offset ? tile_of<5, 32, true, true> : tile_of<5, 32, false, true>;
-  if (shape.is_half) return shape.is_offset ? tile_of<4, 32, true, true> : tile_of<4, 32, false, true>;
-  if (shape.bits == 6) return tile_of<6, 16, false, false>;
-  if (shape.group == 16) return shape.is_offset ? tile_of<4, 16, true, false> : tile_of<4, 16, false, false>;
+  if (shape.has_zeros || !shape.is_offset) {
+    if (shape.bits == 4) return shape.group == 32 ? integer_tiles<4, 32>(shape) : integer_tiles<4, 16>(shape);
+    if (shape.bits == 8) return shape.group == 32 ? integer_tiles<8, 32>(shape) : integer_tiles<8, 16>(shape);
+    return shape.bits == 5 ? tile_of<5, 32, false, true> : tile_of<6, 16, false, false>;
+  }
+  if (shape.is_half) return shape.bits == 4 ? tile_of<4, 32, true, true> : tile_of<5, 32, true, true>;
+  if (shape.group == 16) return tile_of<4, 16, true, false>;
   return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<5, 32, true, false>;
 }
 

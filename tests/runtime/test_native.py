@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,16 @@ from mistralrs_onnx.ops.linear import INT8_ACTIVATIONS
 from mistralrs_onnx.ops.packed import linear_of
 from mistralrs_onnx.runtime.native import kernel_library, kernel_problem
 
-FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
+GGML = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
+CODEBOOKS = ("IQ4_NL", "IQ4_XS", "MXFP4")
+INTEGERS = tuple(
+    f"int{bits}-{block}{zero_points}{scales}"
+    for bits, block, zero_points, scales in product((4, 8), (16, 32, 64, 128, 256), ("", "-zp"), ("", "-f32"))
+)
+FORMATS = (*GGML, *CODEBOOKS, *INTEGERS)
 COLUMNS = 768
 ROWS = 53  # no whole panels of 16
+GROUP = 32  # columns of activations that share a scale, or a block's if that is smaller
 
 native = pytest.mark.skipif(kernel_library() is None, reason=f"no kernels of our own here: {kernel_problem()}")
 
@@ -37,11 +45,12 @@ def rounded(x: NDArray[np.float32], group: int) -> tuple[NDArray[np.float64], ND
 
 
 def expected(x: NDArray[np.float32], weights: NBits) -> NDArray[np.float64]:
-    """In float64: blocks of rounded x with centred levels, and sums of x itself with offsets."""
-    blocks, sums = rounded(x, weights.block_size)
-    centred = weights._replace(offset=None).dequantize()
-    y = blocks.reshape(len(x), -1) @ centred.T
-    return y if weights.offset is None else y + sums @ weights.offset.astype(np.float64).T
+    """In float64: groups of rounded x with centred levels, and sums of x itself with what is off the centre."""
+    group = min(weights.block_size, GROUP)
+    groups, sums = rounded(x, group)
+    centred = weights._replace(offset=None, zero=None).dequantize()
+    offsets = (weights.dequantize() - centred)[:, ::group]
+    return groups.reshape(len(x), -1) @ centred.T + sums @ offsets.T
 
 
 def inputs(rows: int, columns: int = COLUMNS) -> NDArray[np.float32]:
@@ -56,8 +65,13 @@ def planes(name: str) -> Planes:
 
 @pytest.fixture
 def call(planes: Planes, name: str) -> Call:
-    function = linear_of(find_format(name)).compact
-    return Call(function, list(planes.values()), K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+    return called(name, planes)
+
+
+def called(name: str, planes: Planes, columns: int = COLUMNS, rows: int = ROWS, threads: int = 2) -> Call:
+    function, _, attributes = linear_of(find_format(name))
+    shape = {"K": columns, "N": rows, "accuracy_level": INT8_ACTIVATIONS}
+    return Call(function, list(planes.values()), threads, **shape, **attributes)
 
 
 @native
@@ -77,8 +91,7 @@ def test_products_are_those_of_rounded_activations(planes: Planes, name: str, ca
 def test_scales_of_every_size(name: str, exponents: tuple[int, int]) -> None:
     meaning = find_format(name)
     planes = meaning.split(random_rows(meaning, exponents, 17, COLUMNS // meaning.block_size))
-    shape = {"K": COLUMNS, "N": 17, "accuracy_level": INT8_ACTIVATIONS}
-    y = Call(linear_of(meaning).compact, list(planes.values()), **shape)(inputs(2))
+    y = called(name, planes, rows=17)(inputs(2))
     wanted = expected(inputs(2), meaning.nbits(planes))
     assert np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
 
@@ -93,13 +106,12 @@ def test_a_row_has_the_same_bits_in_any_company(name: str, call: Call) -> None:
 
 
 @native
-@pytest.mark.parametrize("name", ["Q4_1", "Q6_K"])
+@pytest.mark.parametrize("name", ["Q4_1", "Q6_K", "int4-128-zp"])
 def test_threads_change_no_bits(planes: Planes, name: str, call: Call) -> None:
     """Neither those of a session nor those that use one at once."""
     x = inputs(300)
     whole = call(x)
-    function = linear_of(find_format(name)).compact
-    alone = Call(function, list(planes.values()), threads=1, K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+    alone = called(name, planes, threads=1)
     np.testing.assert_array_equal(alone(x), whole)
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(lambda start: call(x[start : start + 7]), range(0, 280, 7)))
@@ -107,7 +119,7 @@ def test_threads_change_no_bits(planes: Planes, name: str, call: Call) -> None:
 
 
 @native
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_1"])
+@pytest.mark.parametrize("name", ["Q4_0", "Q5_1", "int8-256", "int4-16-zp"])
 def test_a_row_that_is_no_number_spoils_no_other(name: str, call: Call) -> None:
     x = inputs(4)
     good = call(x)
@@ -129,11 +141,22 @@ def test_no_rows_and_more_axes(name: str, call: Call) -> None:
 @native
 @pytest.mark.parametrize("name", FORMATS)
 def test_planes_of_another_size_are_refused(planes: Planes, name: str) -> None:
-    function, given = linear_of(find_format(name)).compact, list(planes.values())
     with pytest.raises(RuntimeException, match="elements, not"):
-        Call(function, [plane[1:] for plane in given], K=COLUMNS, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+        called(name, {each: plane[1:] for each, plane in planes.items()})
     with pytest.raises(RuntimeException, match="does not fit the format"):
-        Call(function, given, K=COLUMNS + 8, N=ROWS, accuracy_level=INT8_ACTIVATIONS)
+        called(name, planes, COLUMNS + 8)
+
+
+@native
+@pytest.mark.parametrize("name", ["int4-32", "int8-64-zp"])
+def test_integers_that_there_are_not_are_refused(planes: Planes, name: str) -> None:
+    function, _, attributes = linear_of(find_format(name))
+    shape = {"K": COLUMNS, "N": ROWS, "accuracy_level": INT8_ACTIVATIONS}
+    for wrong in ({"bits": 2}, {"block_size": 8}, {"block_size": 96}, {"block_size": 512}):
+        with pytest.raises(RuntimeException, match="bits must be 4 or 8 and block_size a power of two from 16 to 256"):
+            Call(function, list(planes.values()), **shape, **attributes | wrong)
+    with pytest.raises(RuntimeException, match="scales must be float16 or float32"):
+        called(name, planes | {"d": planes["d"].astype(np.float64)})
 
 
 @native
