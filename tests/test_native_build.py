@@ -76,7 +76,8 @@ def test_a_compiler_makes_the_library(source: Path, dist: Path, tmp_path: Path) 
     assert "-py3-none-linux_x86_64" in wheel.name, "it serves every version of Python"
     library = ctypes.CDLL(zipfile.ZipFile(wheel).extract(f"{NATIVE}/_kernels.so", dist))
     assert library.RegisterCustomOps
-    assert library.mistralrs_is_supported() in (0, 1)
+    library.mistralrs_instruction_set.restype = ctypes.c_char_p
+    assert library.mistralrs_instruction_set() in (None, b"avx2", b"avxvnni", b"avx512")
 
 
 @HERE

@@ -21,7 +21,7 @@ from mistralrs_onnx.diagnosing.package_trial import try_package
 from .cli.failures import OTHER, reported
 from .cli.logs import set_up_logging
 
-ALWAYS_READ = frozenset({"MISTRALRS_CACHE", "MISTRALRS_DEBUG", "MISTRALRS_TEST_DEVICE", "MISTRALRS_TEST_MODELS"})
+ALWAYS_READ = frozenset(f"MISTRALRS_{name}" for name in ("CACHE", "DEBUG", "KERNEL_ISA", "TEST_DEVICE", "TEST_MODELS"))
 COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 EXAMPLES = """
 \b

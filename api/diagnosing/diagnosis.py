@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from mistralrs_onnx.compiler.estimate import RUNTIME_BASE, size_text
 from mistralrs_onnx.compiler.sources.repository import PUBLIC_HUB
 from mistralrs_onnx.runtime.cuda import PROVIDER
+from mistralrs_onnx.runtime.native import VARIABLE as KERNEL_ISA
 
 from .facts import PREFIX, Disk, Facts, Kernels
 from .instruction_sets import arm, is_arm, x86
@@ -20,7 +21,8 @@ GiB = 1 << 30
 LITTLE_MEMORY = 1 * GiB  # the demo model, its server and the system beside them
 LITTLE_DISK = 5 * GiB  # a package of 7 billion weights in 4 bits
 INSTALL = "pip install 'mistralrs-onnx[cpu]'"
-OUR_KERNELS_NEED = {"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}
+OUR_KERNELS_NEED = {"avx2", "fma", "f16c"}
+SET_NAMES = {"avx512": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2"}
 SINGLE = "answers are right all the same; for the same text each time, serve with --max-seqs 1 --no-prefix-cache"
 
 
@@ -97,11 +99,14 @@ def check_processor(facts: Facts) -> Check:
 
 def check_native(facts: Facts) -> Check:
     stock = "quantized weights run on ONNX Runtime's operators"
-    if facts.native_problem is None:
-        return Check("kernels", "ok", "quantized weights run on kernels of our own")
+    if facts.native_set is not None:
+        name = SET_NAMES[facts.native_set]
+        return Check("kernels", "ok", f"quantized weights run on kernels of our own, with {name}")
     if facts.processor.machine != "x86_64" or not facts.processor.features >= OUR_KERNELS_NEED:
-        return Check("kernels", "ok", f"{stock}; our own need AVX-512 VNNI")
+        return Check("kernels", "ok", f"{stock}; our own need AVX2 on x86-64")
     text = f"{stock}, which is slower than our own kernels: {facts.native_problem}"
+    if KERNEL_ISA in facts.variables:
+        return Check("kernels", "warn", text, f"unset {KERNEL_ISA}")
     return Check("kernels", "warn", text, "install g++, then mistralrs-onnx again from its source")
 
 

@@ -22,7 +22,7 @@ from mistralrs_onnx.memory import available_memory, total_memory
 from mistralrs_onnx.runtime.containers import Container
 from mistralrs_onnx.runtime.cuda import PROVIDER, cuda_problem
 from mistralrs_onnx.runtime.errors import PackageError
-from mistralrs_onnx.runtime.native import kernel_problem
+from mistralrs_onnx.runtime.native import instruction_set, kernel_problem
 from mistralrs_onnx.runtime.sessions import (
     BUILDS,
     OLDEST,
@@ -88,6 +88,7 @@ def gather(asked: Asked) -> Facts:
         port=asked.port,
         port_problem=port_problem(asked.port),
         native_problem=kernel_problem(),
+        native_set=instruction_set(),
         kernels=_kernels() if runtime.is_for_cpu and not runtime.problem else Kernels((), 0.0),
     )
 

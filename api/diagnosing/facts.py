@@ -114,6 +114,7 @@ class Facts:
     """All that is judged. `variables`: those of ours that are set; `known`: those that somebody reads.
 
     `answer`: None when the hub was not asked. `port_problem`: why nobody can listen there.
+    `native_problem`: why none of our kernels run. `native_set`: the instruction set that they use.
     """
 
     python: str
@@ -134,4 +135,5 @@ class Facts:
     port: int
     port_problem: str
     native_problem: str | None
+    native_set: str | None
     kernels: Kernels

@@ -1,12 +1,14 @@
 """Kernels of our own for the packed linears of many formats, compiled from the C++ beside this file.
 
-They need Linux on x86-64 with AVX-512 VNNI, and a compiler when the project is installed. Without them the same
-packages run on stock operators, with results that differ as much as rounding does.
+They need Linux on x86-64 with AVX2, and a compiler when the project is installed. AVX-VNNI and AVX-512 VNNI make them
+faster and change no bits. Without kernels the same packages run on stock operators, with results that differ as much as
+rounding does.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
 from functools import cache
@@ -14,6 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PATTERN = "_kernels*.so"
+VARIABLE = "MISTRALRS_KERNEL_ISA"
 
 
 def kernel_library(folder: Path = HERE) -> Path | None:
@@ -24,19 +27,43 @@ def kernel_library(folder: Path = HERE) -> Path | None:
     return None if kernel_problem(folder) else _file(folder)
 
 
-@cache
 def kernel_problem(folder: Path = HERE) -> str | None:
     """Why stock operators compute packed linears here."""
+    try:
+        library = _library(folder)
+    except OSError as error:
+        return str(error)
+    if library.mistralrs_instruction_set():
+        return None
+    wanted = os.environ.get(VARIABLE)
+    return f"{VARIABLE}={wanted} is nothing that this processor has" if wanted else "they need a processor with AVX2"
+
+
+def instruction_set(folder: Path = HERE) -> str | None:
+    """What kernels of sessions use that are made from now on: avx512, avxvnni or avx2.
+
+    The fastest that the processor has, or what MISTRALRS_KERNEL_ISA names. None where there is a `kernel_problem`.
+    """
+    if kernel_problem(folder):
+        return None
+    name: bytes = _library(folder).mistralrs_instruction_set()
+    return name.decode()
+
+
+@cache
+def _library(folder: Path) -> ctypes.CDLL:
+    """Raises OSError."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "there are kernels for Linux on x86-64 only"
+        raise OSError("there are kernels for Linux on x86-64 only")
     file = _file(folder)
     if file is None:
-        return "they were not compiled when this was installed"
+        raise OSError("they were not compiled when this was installed")
     try:
         library = ctypes.CDLL(str(file))
-    except OSError as error:
-        return f"they cannot be loaded ({error})"
-    return None if library.mistralrs_is_supported() else "they need a processor with AVX-512 VNNI"
+        library.mistralrs_instruction_set.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        raise OSError(f"they cannot be loaded ({error})") from error
+    return library
 
 
 def _file(folder: Path) -> Path | None:

@@ -1,17 +1,19 @@
-// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI: a session
-// that this library is registered with runs them instead of inlining the functions of the same name.
+// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime: a session that this library is registered with
+// runs them instead of inlining the functions of the same name.
 #include <sched.h>
 
 #include <string>
 
 #include "formats.h"
+#include "instruction_sets.h"
 #include "ort_abi.h"
-#include "vnni.h"
 
 namespace {
 
 constexpr int64_t kWorthAThread = 60'000, kWorthATask = 600'000;  // multiplications
 constexpr int64_t kWorthPacking = 200'000;                        // weights
+
+using instruction_sets::InstructionSet;
 
 struct Op : ort::CustomOp {
   const formats::Format* format;
@@ -21,7 +23,8 @@ const formats::Format& format_of(const ort::CustomOp* op) { return *static_cast<
 
 struct Kernel {
   const ort::Api* api;
-  vnni::Weights weights;
+  const InstructionSet* set;
+  panels::Weights weights;
 };
 
 // A step of a computation with ONNX Runtime failed: says so to it.
@@ -121,7 +124,7 @@ formats::Format integers(const formats::Format& format, const Node& node) {
   return formats::integers(format, int(bits), int(block_size), scale);
 }
 
-vnni::Weights read(const formats::Format& registered, const Node& node) {
+panels::Weights read(const formats::Format& registered, const Node& node) {
   const formats::Format format = registered.columns ? registered : integers(registered, node);
   const int64_t columns = node.attribute("K"), rows = node.attribute("N");
   if (rows < 1 || columns < 1 || rows > INT32_MAX || columns > INT32_MAX || columns % format.columns)
@@ -138,13 +141,14 @@ vnni::Weights read(const formats::Format& registered, const Node& node) {
     planes[i] = data_of<void>(node.api, plane);
   }
   const int threads = int(std::clamp<int64_t>(rows * columns / kWorthPacking, 1, num_processors()));
-  return vnni::packed(format, planes, int(rows), int(columns), threads);
+  return panels::packed(format, planes, int(rows), int(columns), threads);
 }
 
 struct Work {
-  const vnni::Weights* weights;
+  const InstructionSet* set;
+  const panels::Weights* weights;
   const float* x;
-  vnni::Rounded* rounded;
+  panels::Rounded* rounded;
   float* y;
   int rows, parts_of_rows, parts_of_panels;
 };
@@ -153,17 +157,17 @@ int part(int64_t whole, int64_t index, int64_t parts) { return int(whole * index
 
 void round_part(void* argument, size_t index) {
   const Work& work = *static_cast<const Work*>(argument);
-  vnni::round_rows(*work.weights, work.x, part(work.rows, index, work.parts_of_rows),
-                   part(work.rows, index + 1, work.parts_of_rows), *work.rounded);
+  work.set->round_rows(*work.weights, work.x, part(work.rows, index, work.parts_of_rows),
+                       part(work.rows, index + 1, work.parts_of_rows), *work.rounded);
 }
 
 void multiply_part(void* argument, size_t index) {
   const Work& work = *static_cast<const Work*>(argument);
   const int rows = int(index) / work.parts_of_panels, panels = int(index) % work.parts_of_panels;
   const int num_panels = work.weights->num_panels();
-  vnni::multiply(*work.weights, *work.rounded, part(work.rows, rows, work.parts_of_rows),
-                 part(work.rows, rows + 1, work.parts_of_rows), part(num_panels, panels, work.parts_of_panels),
-                 part(num_panels, panels + 1, work.parts_of_panels), work.y);
+  work.set->multiply(*work.weights, *work.rounded, part(work.rows, rows, work.parts_of_rows),
+                     part(work.rows, rows + 1, work.parts_of_rows), part(num_panels, panels, work.parts_of_panels),
+                     part(num_panels, panels + 1, work.parts_of_panels), work.y);
 }
 
 // So many that all threads have the same, unless there is too little to do.
@@ -177,7 +181,7 @@ int num_tasks(int64_t multiplications, int64_t most) {
 
 void compute(const Kernel& kernel, ort::KernelContext* context) {
   const ort::Api* api = kernel.api;
-  const vnni::Weights& weights = kernel.weights;
+  const panels::Weights& weights = kernel.weights;
   const ort::Value* input;
   check(api->input(context, 0, &input));
   Sizes sizes = sizes_of(api, input);
@@ -190,15 +194,16 @@ void compute(const Kernel& kernel, ort::KernelContext* context) {
   check(api->output(context, 0, sizes.of, sizes.rank, &output));
   if (rows == 0) return;
 
-  thread_local vnni::Rounded rounded;
+  thread_local panels::Rounded rounded;
   rounded.resize(int(rows), weights.columns, weights.num_groups());
-  Work work{&weights, data_of<const float>(api, input), &rounded, data_of<float>(api, output), int(rows), 1, 1};
+  Work work{kernel.set, &weights, data_of<const float>(api, input), &rounded, data_of<float>(api, output), int(rows),
+            1,          1};
   work.parts_of_rows = int(std::min<int64_t>(rows, num_tasks(rows * weights.columns * 16, 64)));
   if (work.parts_of_rows == 1)
     round_part(&work, 0);
   else
     check(api->parallel(context, round_part, work.parts_of_rows, &work));
-  work.parts_of_rows = int((rows + vnni::kRowsAtOnce - 1) / vnni::kRowsAtOnce);
+  work.parts_of_rows = int((rows + panels::kRowsAtOnce - 1) / panels::kRowsAtOnce);
   const int64_t each = (rows + work.parts_of_rows - 1) / work.parts_of_rows * weights.columns * weights.rows;
   work.parts_of_panels = num_tasks(each, weights.num_panels());
   const int tasks = work.parts_of_rows * work.parts_of_panels;
@@ -211,7 +216,10 @@ void compute(const Kernel& kernel, ort::KernelContext* context) {
 ort::Status* create(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo* info, void** kernel) {
   return guarded(api, [&] {
     const formats::Format& format = format_of(op);
-    *kernel = new Kernel{api, read(format, Node{api, info, format.name})};
+    const Node node{api, info, format.name};
+    const InstructionSet* set = instruction_sets::chosen();
+    if (!set) node.refuse("there are no kernels for this processor");
+    *kernel = new Kernel{api, set, read(format, node)};
   });
 }
 
@@ -256,10 +264,10 @@ ort::Domain* made_domain(const ort::Api* api) {
 
 }  // namespace
 
-// Whether this processor has what the kernels need.
-extern "C" __attribute__((visibility("default"))) int mistralrs_is_supported() {
-  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+// The name of the instruction set that kernels use from now on; null where there are none for this processor.
+extern "C" __attribute__((visibility("default"))) const char* mistralrs_instruction_set() {
+  const InstructionSet* set = instruction_sets::chosen();
+  return set ? set->name : nullptr;
 }
 
 // What ONNX Runtime looks for in a library of custom operators.

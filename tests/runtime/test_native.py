@@ -19,7 +19,7 @@ from mistralrs_onnx.ops.formats import Planes, find_format
 from mistralrs_onnx.ops.formats_block import NBits
 from mistralrs_onnx.ops.linear import INT8_ACTIVATIONS
 from mistralrs_onnx.ops.packed import linear_of
-from mistralrs_onnx.runtime.native import kernel_library, kernel_problem
+from mistralrs_onnx.runtime.native import VARIABLE, instruction_set, kernel_library, kernel_problem
 
 GGML = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K")
 CODEBOOKS = ("IQ4_NL", "IQ4_XS", "MXFP4")
@@ -30,6 +30,7 @@ INTEGERS = tuple(
 FORMATS = (*GGML, *CODEBOOKS, *INTEGERS)
 COLUMNS = 768
 ROWS = 53  # no whole panels of 16
+SETS = ("avx2", "avxvnni", "avx512")
 GROUP = 32  # columns of activations that share a scale, or a block's if that is smaller
 
 native = pytest.mark.skipif(kernel_library() is None, reason=f"no kernels of our own here: {kernel_problem()}")
@@ -66,6 +67,14 @@ def planes(name: str) -> Planes:
 @pytest.fixture
 def call(planes: Planes, name: str) -> Call:
     return called(name, planes)
+
+
+def take(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For kernels that are made from now on."""
+    monkeypatch.setenv(VARIABLE, wanted)
+    if instruction_set() is None:
+        pytest.skip(f"this processor has no {wanted}")
+    assert instruction_set() == wanted
 
 
 def called(name: str, planes: Planes, columns: int = COLUMNS, rows: int = ROWS, threads: int = 2) -> Call:
@@ -131,6 +140,43 @@ def test_a_row_that_is_no_number_spoils_no_other(name: str, call: Call) -> None:
 
 
 @native
+@pytest.mark.parametrize("each", SETS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_instruction_sets_change_no_bits(
+    planes: Planes, name: str, call: Call, each: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(each, monkeypatch)
+    other = called(name, planes)
+    for rows in (1, 8):
+        np.testing.assert_array_equal(other(inputs(rows)), call(inputs(rows)))
+
+
+@native
+@pytest.mark.parametrize("each", SETS)
+@pytest.mark.parametrize("level", [0, 255])
+@pytest.mark.parametrize("name", FORMATS)
+def test_sums_of_the_largest_products_fit(
+    planes: Planes, name: str, level: int, each: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels and activations all at their ends. 1e-5 as above; of offsets, too, for rows whose products cancel."""
+    take(each, monkeypatch)
+    for plane in {"q", "low", "high"} & planes.keys():
+        planes[plane] = np.full_like(planes[plane], level)
+    x = np.ones((3, COLUMNS), np.float32)
+    x[1], x[2, ::2] = -1, -1
+    wanted = expected(x, find_format(name).nbits(planes))
+    assert np.abs(called(name, planes)(x) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@native
+def test_an_instruction_set_that_is_not_here_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = instruction_set()
+    monkeypatch.setenv(VARIABLE, "sse9")
+    assert (before in SETS, instruction_set()) == (True, None)
+    assert kernel_problem() == "MISTRALRS_KERNEL_ISA=sse9 is nothing that this processor has"
+
+
+@native
 @pytest.mark.parametrize("name", ["Q4_1", "Q6_K"])
 def test_no_rows_and_more_axes(name: str, call: Call) -> None:
     assert call(inputs(0)).shape == (0, ROWS)
@@ -172,5 +218,4 @@ def test_without_a_compiled_library_the_problem_is_named(tmp_path: Path) -> None
     if sys.platform == "linux" and platform.machine() == "x86_64":
         assert problem == "they were not compiled when this was installed"
     (tmp_path / "_kernels.so").write_bytes(b"no library")
-    kernel_problem.cache_clear()
     assert kernel_library(tmp_path) is None

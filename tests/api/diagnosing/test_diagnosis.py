@@ -71,6 +71,7 @@ GOOD = Facts(
     port=1234,
     port_problem="",
     native_problem=None,
+    native_set="avx512",
     kernels=Kernels((SAME, SAME._replace(kind="4 bits")), 0.8),
 )
 
@@ -106,7 +107,7 @@ def arm(*features: str) -> Processor:
     return Processor("Some", "aarch64", frozenset(features))
 
 
-VNNI = x86("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
+NO_KERNELS = {"native_problem": "odd", "native_set": None, "processor": x86("avx2", "fma", "f16c")}
 
 
 @pytest.mark.parametrize(
@@ -137,9 +138,11 @@ VNNI = x86("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
         (check_processor, {"processor": arm("asimddp", "i8mm")}, "ok", "int8 and i8mm", ""),
         (check_processor, {"processor": arm("asimd")}, "warn", "no dot products", "slow"),
         (check_processor, {"processor": arm()}, "ok", "not told", ""),
-        (check_native, {"native_problem": "odd", "processor": VNNI}, "warn", "slower than our own kernels: odd", "g++"),
-        (check_native, {"native_problem": "odd", "processor": x86("avx2")}, "ok", "our own need AVX-512 VNNI", ""),
-        (check_native, {"native_problem": "odd", "processor": arm("asimddp")}, "ok", "need AVX-512 VNNI", ""),
+        (check_native, {"native_set": "avxvnni"}, "ok", "kernels of our own, with AVX-VNNI", ""),
+        (check_native, NO_KERNELS, "warn", "slower than our own kernels: odd", "g++"),
+        (check_native, {**NO_KERNELS, "variables": ("MISTRALRS_KERNEL_ISA",)}, "warn", "odd", "unset MISTRALRS_KERNEL"),
+        (check_native, {**NO_KERNELS, "processor": x86("avx")}, "ok", "our own need AVX2", ""),
+        (check_native, {**NO_KERNELS, "processor": arm("asimddp")}, "ok", "our own need AVX2 on x86-64", ""),
         (check_processors, {"processors": Processors(8, 2, None)}, "ok", "2 of 8 may be used", ""),
         (check_processors, {"processors": Processors(8, 8, 8.0)}, "ok", "8, all", ""),
         (check_processors, {"processors": Processors(8, 8, 2.5)}, "warn", "the time of 2.5", "--threads 2"),

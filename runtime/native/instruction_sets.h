@@ -1,0 +1,41 @@
+// The instruction sets that there are kernels for, and which one this processor gets.
+#pragma once
+#include <cstdlib>
+#include <cstring>
+
+#include "avx2.h"
+#include "avx512.h"
+
+namespace instruction_sets {
+
+struct InstructionSet {
+  const char* name;
+  bool is_here;
+  void (*round_rows)(const panels::Weights&, const float* x, int from, int to, panels::Rounded& out);
+  void (*multiply)(const panels::Weights&, const panels::Rounded&, int from, int to, int first, int last, float* y);
+};
+
+// Fastest first.
+inline const InstructionSet* all() {
+  static const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool has_avx512 = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  static const InstructionSet sets[] = {
+      {"avx512", has_avx512, avx512::round_rows, avx512::multiply},
+      {"avxvnni", has_avx2 && __builtin_cpu_supports("avxvnni"), avxvnni::round_rows, avxvnni::multiply},
+      {"avx2", has_avx2, avx2::round_rows, avx2::multiply},
+      {},
+  };
+  return sets;
+}
+
+// The fastest that is here, or the one that MISTRALRS_KERNEL_ISA names; null if it is not here.
+inline const InstructionSet* chosen() {
+  const char* wanted = std::getenv("MISTRALRS_KERNEL_ISA");
+  for (const InstructionSet* set = all(); set->name; set++)
+    if (set->is_here && (!wanted || !*wanted || !std::strcmp(wanted, set->name))) return set;
+  return nullptr;
+}
+
+}  // namespace instruction_sets

@@ -1,0 +1,149 @@
+// Both sides of y = x · Wᵀ, the same for all instruction sets. W: panels of 16 rows, their levels as the dot product of
+// bytes wants them. x: rounded to int8 for each group of columns, as ONNX Runtime's MatMulNBits does.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "formats.h"
+
+namespace panels {
+
+constexpr int kPanel = 16;             // rows of W
+constexpr int kRegister = 4 * kPanel;  // bytes: four columns of each row
+constexpr int kRowsAtOnce = 240;       // of x, so that they stay in the cache while panels pass
+constexpr int kLargestGroup = 32;
+
+// `group`: columns that x is rounded in. `span`: groups that share numbers.
+struct Shape {
+  int bits, group, span;
+  bool is_offset, is_half, has_zeros;
+  const uint8_t* codebook;
+
+  size_t levels() const { return size_t(kPanel) * group * bits / 8; }  // of one group of a panel
+  size_t scales() const { return kPanel * (is_half ? 2 : 4); }
+  size_t offsets() const { return has_zeros ? kPanel : is_offset ? scales() : 0; }
+  size_t bytes() const { return span * levels() + scales() + offsets(); }  // of one span of a panel
+};
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Span after span of each panel: levels of its groups, scales, then minima (halves), offsets (floats) or zero points
+// (bytes).
+struct Weights {
+  Shape shape;
+  int rows, columns, zero;
+  std::unique_ptr<uint8_t, Free> panels;
+
+  int num_groups() const { return columns / shape.group; }
+  int num_panels() const { return (rows + kPanel - 1) / kPanel; }
+  size_t panel_bytes() const { return num_groups() / shape.span * shape.bytes(); }
+  uint8_t* panel(int index) const { return panels.get() + index * panel_bytes(); }
+};
+
+// Where the levels of a group lie: bytes, or nibbles and then a register of the bits above them.
+inline void place_levels(const Shape& shape, const uint8_t* levels, int lane, uint8_t* target) {
+  const int half = shape.group / 8, bits_above = shape.bits - 4;
+  for (int column = 0; column < shape.group; column++) {
+    const uint8_t level = levels[column];
+    const int four = column / 4, byte = lane * 4 + column % 4;
+    if (shape.bits == 8) {
+      target[four * kRegister + byte] = level;
+      continue;
+    }
+    // The low nibbles of a register hold the group's first half, the high ones its second.
+    target[four % half * kRegister + byte] |= (level & 15) << (four < half ? 0 : 4);
+    if (bits_above) target[half * kRegister + byte] |= (level >> 4) << (four * bits_above);
+  }
+}
+
+inline void place(const Weights& weights, const formats::Levels& from, int span, int lane, uint8_t* target) {
+  const Shape& shape = weights.shape;
+  for (int group = span * shape.span; group < (span + 1) * shape.span; group++, target += shape.levels())
+    place_levels(shape, from.q + group * shape.group, lane, target);
+  const bool has_minima = shape.is_offset && !shape.has_zeros;
+  if (shape.is_half) {
+    auto* halves = reinterpret_cast<uint16_t*>(target);
+    halves[lane] = from.half_scale;
+    if (has_minima) halves[kPanel + lane] = from.half_minimum;
+  } else {
+    auto* floats = reinterpret_cast<float*>(target);
+    floats[lane] = from.scale[span];
+    if (has_minima) floats[kPanel + lane] = from.minimum[span] + from.scale[span] * float(weights.zero);
+  }
+  if (shape.has_zeros) target[shape.scales() + lane] = from.zero;
+}
+
+inline void pack_panels(const formats::Format& format, const void* const* planes, const Weights& weights, int from,
+                        int to) {
+  const int blocks = weights.columns / format.columns, spans_a_block = format.columns / format.group;
+  formats::Levels levels;
+  for (int row = from * kPanel; row < std::min(to * kPanel, weights.rows); row++)
+    for (int number = 0; number < blocks; number++) {
+      formats::Block block{&format, {}};
+      for (size_t i = 0; i < format.num_planes; i++) {
+        const size_t before = (size_t(row) * blocks + number) * format.planes[i].bytes();
+        block.planes[i] = static_cast<const uint8_t*>(planes[i]) + before;
+      }
+      format.read(block, levels);
+      for (int span = 0; span < spans_a_block; span++) {
+        const size_t before = size_t(number * spans_a_block + span) * weights.shape.bytes();
+        place(weights, levels, span, row % kPanel, weights.panel(row / kPanel) + before);
+      }
+    }
+}
+
+// `threads`: that share the work.
+inline Weights packed(const formats::Format& format, const void* const* planes, int rows, int columns, int threads) {
+  const int group = std::min(format.group, kLargestGroup);
+  const Shape shape{format.bits,      group,          format.group / group, format.is_offset, format.is_half,
+                    format.has_zeros, format.codebook};
+  Weights weights{shape, rows, columns, format.zero, nullptr};
+  const int panels = weights.num_panels();
+  const size_t size = panels * weights.panel_bytes();
+  weights.panels.reset(static_cast<uint8_t*>(std::aligned_alloc(64, (size + 63) / 64 * 64)));
+  if (!weights.panels) throw std::bad_alloc();
+  std::memset(weights.panels.get(), 0, size);
+  threads = std::min(threads, panels);
+  std::vector<std::thread> others;
+  others.reserve(threads);
+  const auto share = [&](int index) {
+    pack_panels(format, planes, weights, int(int64_t(panels) * index / threads),
+                int(int64_t(panels) * (index + 1) / threads));
+  };
+  const auto start = [&](int index) {
+    try {
+      others.emplace_back(share, index);
+    } catch (const std::system_error&) {  // no more threads are to be had
+      share(index);
+    }
+  };
+  for (int i = 1; i < threads; i++) start(i);
+  share(0);
+  for (std::thread& other : others) other.join();
+  return weights;
+}
+
+// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product.
+struct Rounded {
+  std::vector<int8_t> levels;
+  std::vector<float> scales, sums;
+  std::vector<int32_t> shifts;
+
+  void resize(int rows, int columns, int groups) {
+    levels.resize(size_t(rows) * columns);
+    scales.resize(size_t(rows) * groups);
+    sums.resize(size_t(rows) * groups);
+    shifts.resize(size_t(rows) * groups);
+  }
+};
+
+}  // namespace panels
