@@ -1,7 +1,8 @@
 """Kernels of our own for the packed linears of many formats, compiled from the C++ beside this file.
 
 They need Linux on x86-64 with AVX-512 VNNI, and a compiler when the project is installed. Without them the same
-packages run on stock operators, with results that differ as much as rounding does.
+packages run on stock operators, with results that differ as much as rounding does. The library also has what `rows.py`
+calls, for any x86-64.
 """
 
 from __future__ import annotations
