@@ -77,34 +77,35 @@ INLINE void power_of_two(Floats& x, float factor) {
   x = exponent < -126 ? Floats{} : power;
 }
 
-// Sums of exponentials and the largest number, block by block, and how many numbers are not less than one of them.
+// Sums of exponentials and the largest number, block by block.
 struct Row {
   std::vector<float> sums, highest;
-  int64_t num_ahead;
 
   double total() const { return std::accumulate(sums.begin(), sums.end(), 0.0); }
   float most() const { return *std::max_element(highest.begin(), highest.end()); }
 };
 
-VERSIONS void look_at(Row& row, const float* x, int64_t count, float shift, float own) {
-  Ints ahead{};
+VERSIONS void look_at(Row& row, const float* x, int64_t count, float shift) {
   for (int64_t from = 0; from < count; from += kBlock) {
     Floats sum{}, highest = Floats{} - kInfinity;
     for (int64_t i = from; i < std::min(count, from + kBlock); i += kLanes) {
       Floats each;
       load(each, x + i, count - i, -kInfinity);
       highest = each > highest ? each : highest;
-      ahead += each >= own;  // true is -1
       each -= shift;
-      each = each > kMost ? Floats{} + kMost : each;
       power_of_two(each, kLog2E);
       sum += each;
     }
     row.sums[from / kBlock] = sum_of(sum);
     row.highest[from / kBlock] = highest_of(highest);
   }
-  row.num_ahead = own > -kInfinity ? 0 : -(-count & (kLanes - 1));  // of what `load` puts behind the last
-  for (int lane = 0; lane < kLanes; lane++) row.num_ahead -= ahead[lane];
+}
+
+// How many are not less than `own`.
+VERSIONS int64_t num_ahead(const float* x, int64_t count, float own) {
+  int64_t ahead = 0;
+  for (int64_t i = 0; i < count; i++) ahead += x[i] >= own;
+  return ahead;
 }
 
 // None is less than the least of the largest of the blocks that have the largest ones.
@@ -181,19 +182,21 @@ INLINE double weigh(const float* x, int64_t count, float highest, float temperat
 }  // namespace
 
 EXPORTED double mistralrs_scores(const float* x, int64_t count, float own, int64_t num_top, int64_t* top,
-                                 int64_t* num_ahead) {
+                                 int64_t* rank) {
   constexpr double kLightest = 1e-20;  // from here on what float32 has no numbers for does not matter
   const size_t num_blocks = (count + kBlock - 1) / kBlock;
-  Row row{std::vector<float>(num_blocks), std::vector<float>(num_blocks), 0};
+  Row row{std::vector<float>(num_blocks), std::vector<float>(num_blocks)};
   float shift = 0;
-  look_at(row, x, count, shift, own);
+  look_at(row, x, count, shift);
   if (row.most() > kMost || row.total() < kLightest) {
     shift = row.most();
-    look_at(row, x, count, shift, own);
+    look_at(row, x, count, shift);
   }
   const std::vector<int64_t> places = largest(row, x, count, num_top);
   std::copy(places.begin(), places.end(), top);
-  *num_ahead = row.num_ahead;
+  *rank = !places.empty() && own > x[places.back()]
+              ? std::count_if(places.begin(), places.end(), [=](int64_t place) { return x[place] >= own; })
+              : num_ahead(x, count, own);
   return shift + std::log(row.total());
 }
 
