@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 from time import thread_time
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from mistralrs_onnx.runtime import rows
 from mistralrs_onnx.runtime.masks import num_words
+from mistralrs_onnx.runtime.native import library_file
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler
 from mistralrs_onnx.runtime.sampling import SamplingParams
@@ -70,9 +72,9 @@ def requests(batch: int, vocab: int, num_tokens: int, setting: Mapping[str, Any]
 
 
 @contextmanager
-def numpy_alone() -> Iterator[None]:
-    """Without what was compiled."""
-    with patch.object(rows, "library_file", lambda: None):
+def passes(file: Path | None) -> Iterator[None]:
+    """Over rows by what was compiled, or by numpy if there is no file."""
+    with patch.object(rows, "library_file", lambda: file):
         rows.compiled_rows.cache_clear()
         yield
     rows.compiled_rows.cache_clear()
@@ -86,8 +88,8 @@ def milliseconds(logits: NDArray[np.float32], contexts: Sequence[Request], repea
     sampler = Sampler()
     times: tuple[list[float], list[float]] = [], []
     for _ in range(repeat):
-        for kind, found in zip((nullcontext, numpy_alone), times, strict=True):
-            with kind():
+        for file, found in zip((library_file(), None), times, strict=True):
+            with passes(file):
                 sampler.logprobs(logits, contexts, sampler.sample(logits, contexts))  # warms up
                 begun = thread_time()
                 sampler.logprobs(logits, contexts, sampler.sample(logits, contexts))
@@ -106,7 +108,7 @@ def main(batch: int, vocab: int, context: int, step: float, repeat: int) -> None
     """Prints what sampling costs in a step, as a Markdown table."""
     logits = likely_logits(batch, vocab)
     if rows.compiled_rows() is None:
-        click.echo("nothing was compiled when this was installed: both columns are numpy's\n")
+        click.echo("nothing was compiled when this was installed: both columns are numpy's", err=True)
     click.echo(f"| setting | ms | of a step of {step:g} ms | with numpy alone |\n|---|--:|--:|--:|")
     for name, setting in SETTINGS.items():
         num_allowed = min(vocab, 300) if "300" in name else vocab // 2 if "mask" in name else vocab
