@@ -22,7 +22,7 @@ LITTLE_MEMORY = 1 * GiB  # the demo model, its server and the system beside them
 LITTLE_DISK = 5 * GiB  # a package of 7 billion weights in 4 bits
 INSTALL = "pip install 'mistralrs-onnx[cpu]'"
 OUR_KERNELS_NEED = {"avx2", "fma", "f16c"}
-SET_NAMES = {"avx512": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2"}
+SET_NAMES = {"amx": "AMX and AVX-512 VNNI", "avx512": "AVX-512 VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2"}
 SINGLE = "answers are right all the same; for the same text each time, serve with --max-seqs 1 --no-prefix-cache"
 
 

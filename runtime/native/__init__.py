@@ -1,8 +1,8 @@
 """Kernels of our own for the packed linears of many formats, compiled from the C++ beside this file.
 
 They need Linux on x86-64 with AVX2, and a compiler when the project is installed. AVX-VNNI and AVX-512 VNNI make them
-faster and change no bits. Without kernels the same packages run on stock operators, with results that differ as much as
-rounding does.
+faster and change no bits; AMX does where there are many rows. Without kernels the same packages run on stock operators,
+with results that differ as much as rounding does. The library also has what `rows.py` calls, for any x86-64.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def kernel_library(folder: Path = HERE) -> Path | None:
 
     None where there is none, or this processor cannot run it: `kernel_problem` says why.
     """
-    return None if kernel_problem(folder) else _file(folder)
+    return None if kernel_problem(folder) else library_file(folder)
 
 
 def kernel_problem(folder: Path = HERE) -> str | None:
@@ -40,7 +40,7 @@ def kernel_problem(folder: Path = HERE) -> str | None:
 
 
 def instruction_set(folder: Path = HERE) -> str | None:
-    """What kernels of sessions use that are made from now on: avx512, avxvnni or avx2.
+    """What kernels of sessions use that are made from now on: amx, avx512, avxvnni or avx2.
 
     The fastest that the processor has, or what MISTRALRS_KERNEL_ISA names. None where there is a `kernel_problem`.
     """
@@ -55,7 +55,7 @@ def _library(folder: Path) -> ctypes.CDLL:
     """Raises OSError."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise OSError("there are kernels for Linux on x86-64 only")
-    file = _file(folder)
+    file = library_file(folder)
     if file is None:
         raise OSError("they were not compiled when this was installed")
     try:
@@ -66,5 +66,6 @@ def _library(folder: Path) -> ctypes.CDLL:
     return library
 
 
-def _file(folder: Path) -> Path | None:
+def library_file(folder: Path = HERE) -> Path | None:
+    """What was compiled, for whatever processor."""
     return next(iter(sorted(folder.glob(PATTERN))), None)

@@ -83,51 +83,59 @@ namespace avx2 {
 
 using namespace eight;
 
-// Of bytes and pairs of them: as many sums of 16 bits are added up as cannot overflow. Levels of 8 bits are centred and
-// give their signs to x; their middle is 128, so that nothing is to be shifted.
-template <int kBits, int kFours>
-[[gnu::always_inline]] inline Ints dot(const Ints (&levels)[kFours], const int32_t* fours, int32_t shift) {
-  const Ints ones = _mm256_set1_epi16(1);
-  if constexpr (kBits == 8) {
-    Ints sum = _mm256_setzero_si256();
-    for (int i = 0; i < kFours; i++) {
-      const Ints centred = levels[i] ^ _mm256_set1_epi8(char(128));
-      const Ints x = _mm256_sign_epi8(_mm256_set1_epi32(fours[i]), centred);
-      sum = add(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(centred), x), ones));
+// As many products as fit are added up in 16 bits. Levels of 8 bits are centred and give their signs to x; their middle
+// is 128, so that nothing is to be shifted.
+template <typename Kind>
+struct Products {
+  static constexpr bool kWide = Kind::kBits == 8 || Kind::kCodebook;
+  static constexpr int kFit = INT16_MAX / (2 * 127 * ((1 << Kind::kBits) - 1));
+  Ints sum, pairs;
+
+  void start(int32_t shift) { sum = _mm256_set1_epi32(kWide ? 0 : shift); }
+
+  void add(int i, Ints levels, int32_t four) {
+    const Ints x = _mm256_set1_epi32(four);
+    if (kWide) {
+      const Ints centred = levels ^ _mm256_set1_epi8(char(128));
+      return add_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(x, centred)));
     }
-    return sum;
-  } else {
-    constexpr int kFit = INT16_MAX / (2 * 127 * ((1 << kBits) - 1)), kTogether = std::min(kFit, kFours);
-    Ints sum = _mm256_set1_epi32(shift);
-    for (int i = 0; i < kFours; i += kTogether) {
-      Ints pairs = _mm256_setzero_si256();
-      for (int j = i; j < i + kTogether; j++)
-        pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(levels[j], _mm256_set1_epi32(fours[j])));
-      sum = add(sum, _mm256_madd_epi16(pairs, ones));
-    }
-    return sum;
+    constexpr int kTogether = std::max(1, std::min(kFit, Kind::kFours));
+    const Ints products = _mm256_maddubs_epi16(levels, x);
+    pairs = i % kTogether ? _mm256_add_epi16(pairs, products) : products;
+    asm("" : "+x"(pairs));  // or the compiler would add up later, and have no registers for that
+    if ((i + 1) % kTogether == 0) add_pairs(pairs);
   }
-}
+
+  void add_pairs(Ints words) {
+    sum = eight::add(sum, _mm256_madd_epi16(words, _mm256_set1_epi16(1)));
+    asm("" : "+x"(sum));
+  }
+};
 
 #include "tiles.h"
 
 }  // namespace avx2
 
+#if __has_include(<avxvnniintrin.h>)  // since GCC 11
+#define HAS_AVXVNNI
 #pragma GCC target("avxvnni")
 
 namespace avxvnni {
 
 using namespace eight;
 
-template <int kBits, int kFours>
-[[gnu::always_inline]] inline Ints dot(const Ints (&levels)[kFours], const int32_t* fours, int32_t shift) {
-  Ints sum = _mm256_set1_epi32(shift);
-  for (int i = 0; i < kFours; i++) sum = _mm256_dpbusd_avx_epi32(sum, levels[i], _mm256_set1_epi32(fours[i]));
-  return sum;
-}
+template <typename Kind>
+struct Products {
+  Ints sum;
+
+  void start(int32_t shift) { sum = _mm256_set1_epi32(shift); }
+  void add(int, Ints levels, int32_t four) { sum = _mm256_dpbusd_avx_epi32(sum, levels, _mm256_set1_epi32(four)); }
+};
 
 #include "tiles.h"
 
 }  // namespace avxvnni
+
+#endif
 
 #pragma GCC pop_options

@@ -61,12 +61,13 @@ inline Ints load_codebook(const uint8_t* codebook) {
 
 inline Ints look_up(Ints codebook, Ints levels) { return _mm512_shuffle_epi8(codebook, levels); }
 
-template <int kBits, int kFours>
-[[gnu::always_inline]] inline Ints dot(const Ints (&levels)[kFours], const int32_t* fours, int32_t shift) {
-  Ints sum = _mm512_set1_epi32(shift);
-  for (int i = 0; i < kFours; i++) sum = _mm512_dpbusd_epi32(sum, levels[i], _mm512_set1_epi32(fours[i]));
-  return sum;
-}
+template <typename Kind>
+struct Products {
+  Ints sum;
+
+  void start(int32_t shift) { sum = _mm512_set1_epi32(shift); }
+  void add(int, Ints levels, int32_t four) { sum = _mm512_dpbusd_epi32(sum, levels, _mm512_set1_epi32(four)); }
+};
 
 #include "tiles.h"
 

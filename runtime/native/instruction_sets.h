@@ -1,10 +1,17 @@
 // The instruction sets that there are kernels for, and which one this processor gets.
 #pragma once
+#include <cpuid.h>
+
 #include <cstdlib>
 #include <cstring>
 
 #include "avx2.h"
 #include "avx512.h"
+
+#if __has_include(<amxint8intrin.h>)  // since GCC 11
+#define HAS_AMX
+#include "amx.h"
+#endif
 
 namespace instruction_sets {
 
@@ -15,15 +22,24 @@ struct InstructionSet {
   void (*multiply)(const panels::Weights&, const panels::Rounded&, int from, int to, int first, int last, float* y);
 };
 
+inline bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+
 // Fastest first.
 inline const InstructionSet* all() {
-  static const bool has_avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   static const bool has_avx512 = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
                                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const InstructionSet sets[] = {
+#ifdef HAS_AMX
+      {"amx", has_avx512 && amx::is_usable(), avx512::round_rows, amx::multiply},
+#endif
       {"avx512", has_avx512, avx512::round_rows, avx512::multiply},
+#ifdef HAS_AVXVNNI
       {"avxvnni", has_avx2 && __builtin_cpu_supports("avxvnni"), avxvnni::round_rows, avxvnni::multiply},
+#endif
       {"avx2", has_avx2, avx2::round_rows, avx2::multiply},
       {},
   };

@@ -164,10 +164,12 @@ void round_part(void* argument, size_t index) {
 void multiply_part(void* argument, size_t index) {
   const Work& work = *static_cast<const Work*>(argument);
   const int rows = int(index) / work.parts_of_panels, panels = int(index) % work.parts_of_panels;
-  const int num_panels = work.weights->num_panels();
-  work.set->multiply(*work.weights, *work.rounded, part(work.rows, rows, work.parts_of_rows),
-                     part(work.rows, rows + 1, work.parts_of_rows), part(num_panels, panels, work.parts_of_panels),
-                     part(num_panels, panels + 1, work.parts_of_panels), work.y);
+  const int num_panels = work.weights->num_panels(), block = work.rounded->block;
+  const int num_blocks = (work.rows + block - 1) / block;
+  work.set->multiply(*work.weights, *work.rounded, part(num_blocks, rows, work.parts_of_rows) * block,
+                     std::min(work.rows, part(num_blocks, rows + 1, work.parts_of_rows) * block),
+                     part(num_panels, panels, work.parts_of_panels), part(num_panels, panels + 1, work.parts_of_panels),
+                     work.y);
 }
 
 // So many that all threads have the same, unless there is too little to do.

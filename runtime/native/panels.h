@@ -17,6 +17,7 @@ namespace panels {
 
 constexpr int kPanel = 16;             // rows of W
 constexpr int kRegister = 4 * kPanel;  // bytes: four columns of each row
+constexpr int kBlock = 16;             // rows of x that lie together
 constexpr int kRowsAtOnce = 240;       // of x, so that they stay in the cache while panels pass
 constexpr int kLargestGroup = 32;
 
@@ -132,18 +133,61 @@ inline Weights packed(const formats::Format& format, const void* const* planes, 
   return weights;
 }
 
-// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product.
+// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product. Blocks
+// of rows, group after group of each: what a tile reads lies together, wherever rows begin.
 struct Rounded {
+  int columns, groups, block;  // rows of a block
   std::vector<int8_t> levels;
   std::vector<float> scales, sums;
   std::vector<int32_t> shifts;
 
-  void resize(int rows, int columns, int groups) {
-    levels.resize(size_t(rows) * columns);
-    scales.resize(size_t(rows) * groups);
-    sums.resize(size_t(rows) * groups);
-    shifts.resize(size_t(rows) * groups);
+  void resize(int rows, int all_columns, int all_groups) {
+    columns = all_columns;
+    groups = all_groups;
+    block = std::min(rows, kBlock);  // what one row has lies together, too
+    const size_t most = size_t(rows + block - 1) / block * block;
+    levels.resize(most * columns);
+    scales.resize(most * groups);
+    sums.resize(most * groups);
+    shifts.resize(most * groups);
   }
+
+  // Where the numbers of the first group of a row are. Those of the next one are `block` further.
+  size_t at(int row) const { return size_t(row / block) * block * groups + row % block; }
 };
+
+// What a kernel is compiled for.
+template <int kBitsOf, int kGroupOf, bool kOffsetOf, bool kHalfOf, bool kCodebookOf = false, bool kZerosOf = false>
+struct Kind {
+  static constexpr int kBits = kBitsOf, kGroup = kGroupOf, kFours = kGroup / 4;
+  static constexpr bool kOffset = kOffsetOf, kHalf = kHalfOf, kCodebook = kCodebookOf, kZeros = kZerosOf;
+  static constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kScales = kPanel * (kHalf ? 2 : 4);
+  static constexpr size_t kNumbers = kScales + (kZeros ? kPanel : kOffset ? kScales : 0);
+};
+
+template <int kBits, int kGroup, typename Visit>
+auto visit_integers(const Shape& shape, Visit visit) {
+  if (shape.has_zeros)
+    return shape.is_half ? visit(Kind<kBits, kGroup, true, true, false, true>{})
+                         : visit(Kind<kBits, kGroup, true, false, false, true>{});
+  return shape.is_half ? visit(Kind<kBits, kGroup, false, true>{}) : visit(Kind<kBits, kGroup, false, false>{});
+}
+
+// What `visit` makes of the kind of a shape.
+template <typename Visit>
+auto visit_kind(const Shape& shape, Visit visit) {
+  if (shape.codebook)
+    return shape.is_half ? visit(Kind<4, 32, false, true, true>{}) : visit(Kind<4, 32, false, false, true>{});
+  if (shape.has_zeros || !shape.is_offset) {
+    if (shape.bits == 4)
+      return shape.group == 32 ? visit_integers<4, 32>(shape, visit) : visit_integers<4, 16>(shape, visit);
+    if (shape.bits == 8)
+      return shape.group == 32 ? visit_integers<8, 32>(shape, visit) : visit_integers<8, 16>(shape, visit);
+    return shape.bits == 5 ? visit(Kind<5, 32, false, true>{}) : visit(Kind<6, 16, false, false>{});
+  }
+  if (shape.is_half) return shape.bits == 4 ? visit(Kind<4, 32, true, true>{}) : visit(Kind<5, 32, true, true>{});
+  if (shape.group == 16) return visit(Kind<4, 16, true, false>{});
+  return shape.bits == 4 ? visit(Kind<4, 32, true, false>{}) : visit(Kind<5, 32, true, false>{});
+}
 
 }  // namespace panels

@@ -6,13 +6,13 @@ using namespace panels;
 
 constexpr int kLanes = sizeof(Floats) / sizeof(float);
 constexpr int kSlices = kPanel / kLanes;  // of a panel: a slice is what a register holds
-constexpr int kTile = 6;                  // rows of x that share what was loaded of W
+constexpr int kTile = 8;                  // rows of x that share what was loaded of W
 constexpr float kLeast = 1e-36f;          // what has a finite inverse
 
 template <int kGroup>
-void round_row(const float* x, int groups, int zero, int8_t* levels, float* scales, float* sums, int32_t* shifts) {
+void round_row(const float* x, int zero, size_t at, Rounded& out) {
   constexpr int kCount = kGroup / kLanes;
-  for (int group = 0; group < groups; group++, x += kGroup) {
+  for (int group = 0; group < out.groups; group++, x += kGroup, at += out.block) {
     Floats values[kCount], peaks = all(0);
     for (int i = 0; i < kCount; i++) {
       values[i] = load(x + i * kLanes);
@@ -21,27 +21,22 @@ void round_row(const float* x, int groups, int zero, int8_t* levels, float* scal
     const float most = largest(peaks);
     const Floats inverse = all(most > kLeast ? 127.0f / most : 0.0f);
     Ints sum{};
-    for (int i = 0; i < kCount; i++, levels += kLanes) {
+    for (int i = 0; i < kCount; i++) {
       const Ints nearest = rounded(values[i] * inverse);
-      store_bytes(levels, nearest);
+      store_bytes(&out.levels[at * kGroup + i * kLanes], nearest);
       sum = add(sum, nearest);
     }
     for (int half = kCount / 2; half > 0; half /= 2)
       for (int i = 0; i < half; i++) values[i] += values[i + half];
-    sums[group] = total(values[0]);
-    scales[group] = most / 127.0f + 0.0f * sums[group];  // what is no number stays none
-    shifts[group] = -zero * total(sum);
+    out.sums[at] = total(values[0]);
+    out.scales[at] = most / 127.0f + 0.0f * out.sums[at];  // what is no number stays none
+    out.shifts[at] = -zero * total(sum);
   }
 }
 
 inline void round_rows(const Weights& weights, const float* x, int from, int to, Rounded& out) {
-  const int groups = weights.num_groups();
   const auto round = weights.shape.group == 32 ? round_row<32> : round_row<16>;
-  for (int row = from; row < to; row++) {
-    const size_t at = size_t(row) * groups;
-    round(x + size_t(row) * weights.columns, groups, weights.zero, &out.levels[size_t(row) * weights.columns],
-          &out.scales[at], &out.sums[at], &out.shifts[at]);
-  }
+  for (int row = from; row < to; row++) round(x + size_t(row) * weights.columns, weights.zero, out.at(row), out);
 }
 
 template <bool kHalf>
@@ -49,113 +44,110 @@ Floats load_numbers(const uint8_t* numbers) {
   return kHalf ? load_halves(numbers) : load(reinterpret_cast<const float*>(numbers));
 }
 
-// What the middle level stands for.
-template <bool kHalf, bool kZeros>
-Floats offsets(const uint8_t* numbers, Floats scale, Floats zero) {
-  if (kZeros) return scale * (zero - load_bytes(numbers));
-  const Floats offset = load_numbers<kHalf>(numbers);
-  return kHalf ? fma(scale, zero, offset) : offset;
+template <size_t kAhead, size_t kBytes>
+void prefetch(const uint8_t* w) {
+  for (size_t i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + i), _MM_HINT_T0);
 }
 
-template <int kBits, int kFours>
-[[gnu::always_inline]] inline void unpack(const uint8_t* w, Ints (&levels)[kFours]) {
-  constexpr int kLoaded = kBits == 8 ? kFours : kFours / 2;
-  for (int i = 0; i < kLoaded; i++) {
-    levels[i] = load(w + i * kRegister);
-    if (kBits == 8) continue;
-    levels[i + kLoaded] = high_nibbles(levels[i]);
-    levels[i] = low_nibbles(levels[i]);
-  }
-  if constexpr (kBits == 5 || kBits == 6) {
-    const Ints above = load(w + kLoaded * kRegister);
-    for (int i = 0; i < kFours; i++) levels[i] = with_bits_above<kBits - 4>(levels[i], above, i * (kBits - 4));
-  }
+// Of the rows of a panel from `lane` on: scales, and what the middle level stands for.
+template <typename Kind>
+Floats scales(const uint8_t* numbers, int lane) {
+  return load_numbers<Kind::kHalf>(numbers + lane * (Kind::kHalf ? 2 : 4));
 }
 
-// Rows `row` to `row + kRows` of x with one slice, or a row alone with all slices of a panel: so it reads W once.
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, bool kZeros, int kRows>
+template <typename Kind>
+Floats offsets(const uint8_t* numbers, int lane, Floats scale, Floats zero) {
+  const uint8_t* minima = numbers + Kind::kScales;
+  if (!Kind::kOffset) return scale;
+  if (Kind::kZeros) return scale * (zero - load_bytes(minima + lane));
+  const Floats offset = scales<Kind>(minima, lane);
+  return Kind::kHalf ? fma(scale, zero, offset) : offset;
+}
+
+template <typename Kind>
+Ints codebook_of(const Weights& weights) {
+  return Kind::kCodebook ? load_codebook(weights.shape.codebook) : Ints{};
+}
+
+// Columns 4 · i to 4 · i + 4 of a group, of the rows of a panel that `w` begins with.
+template <typename Kind>
+Ints level(const uint8_t* w, int i, Ints codebook) {
+  constexpr int kBits = Kind::kBits, kLoaded = Kind::kFours / 2, kAbove = kBits - 4;
+  if (kBits == 8) return load(w + kRegister * i);
+  const Ints loaded = load(w + kRegister * (i % kLoaded));
+  const Ints nibbles = i < kLoaded ? low_nibbles(loaded) : high_nibbles(loaded);
+  if (kAbove) return with_bits_above<kAbove>(nibbles, load(w + kRegister * kLoaded), i * kAbove);
+  return Kind::kCodebook ? look_up(codebook, nibbles) : nibbles;
+}
+
+// Rows `row` to `row + kRows` of x, all of a block, with one slice; a row alone with all slices of a panel, so that it
+// reads W once. Row after row within four columns, so that products do not wait for each other.
+template <typename Kind, int kRows>
 void tile(const Weights& weights, const Rounded& x, int row, int slice, float* y) {
-  constexpr int kAtOnce = kRows == 1 ? kSlices : 1;
-  constexpr size_t kScale = kHalf ? 2 : 4, kMinimum = !kOffset ? 0 : kZeros ? 1 : kScale;  // bytes of one
-  constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kNumbers = kPanel * (kScale + kMinimum);
+  constexpr int kGroup = Kind::kGroup, kAtOnce = kRows == 1 ? kSlices : 1;
+  constexpr size_t kBytes = Kind::kLevels + Kind::kNumbers;
   const int groups = weights.num_groups(), span = weights.shape.span, lane = slice % kSlices * kLanes;
   const uint8_t* w = weights.panel(slice / kSlices);
-  const int8_t* levels[kRows];
-  size_t at[kRows];
-  Floats sum[kRows][kAtOnce];
-  for (int r = 0; r < kRows; r++) {
-    levels[r] = &x.levels[size_t(row + r) * weights.columns];
-    at[r] = size_t(row + r) * groups;
-    for (Floats& each : sum[r]) each = all(0);
-  }
+  size_t at = x.at(row);
+  Floats sum[kAtOnce][kRows];
+#pragma GCC unroll 8
+  for (int s = 0; s < kAtOnce; s++)
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) sum[s][r] = all(0);
   const Floats zero = all(float(weights.zero));
-  Ints codebook;
-  if (kCodebook) codebook = load_codebook(weights.shape.codebook);
-  for (int group = 0; group < groups; w += kNumbers) {
-    const uint8_t *scales = w + span * kLevels, *minima = scales + kPanel * kScale;
+  const Ints codebook = codebook_of<Kind>(weights);
+  for (int group = 0; group < groups; w += Kind::kNumbers) {
+    const uint8_t* numbers = w + span * Kind::kLevels;
     Floats scale[kAtOnce], offset[kAtOnce];
-    for (int i = 0; i < kAtOnce; i++) {
-      const int first = lane + i * kLanes;
-      scale[i] = load_numbers<kHalf>(scales + first * kScale);
-      if (kOffset) offset[i] = offsets<kHalf, kZeros>(minima + first * kMinimum, scale[i], zero);
+#pragma GCC unroll 8
+    for (int s = 0; s < kAtOnce; s++) {
+      scale[s] = scales<Kind>(numbers, lane + s * kLanes);
+      offset[s] = offsets<Kind>(numbers, lane + s * kLanes, scale[s], zero);
     }
-    for (const int end = group + span; group < end; group++, w += kLevels) {
-      for (size_t ahead = 0; ahead < kLevels + kNumbers; ahead += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(w + 4 * (kLevels + kNumbers) + ahead), _MM_HINT_T0);
-      for (int i = 0; i < kAtOnce; i++) {
-        Ints q[kGroup / 4];
-        unpack<kBits>(w + 4 * (lane + i * kLanes), q);
-        if (kCodebook)
-          for (Ints& each : q) each = look_up(codebook, each);
+    for (const int end = group + span; group < end; group++, w += Kind::kLevels, at += x.block) {
+      prefetch<4 * kBytes, kBytes>(w);
+      const auto* fours = reinterpret_cast<const int32_t*>(&x.levels[at * kGroup]);
+#pragma GCC unroll 8
+      for (int s = 0; s < kAtOnce; s++) {
+        Products<Kind> products[kRows];
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; r++) products[r].start(x.shifts[at + r]);
+#pragma GCC unroll 8
+        for (int i = 0; i < Kind::kFours; i++) {
+          const Ints q = level<Kind>(w + 4 * (lane + s * kLanes), i, codebook);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; r++) products[r].add(i, q, fours[r * Kind::kFours + i]);
+        }
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; r++) {
-          const auto* fours = reinterpret_cast<const int32_t*>(levels[r] + size_t(group) * kGroup);
-          const Ints product = dot<kCodebook ? 8 : kBits>(q, fours, x.shifts[at[r] + group]);
-          sum[r][i] = fma(to_floats(product), scale[i] * all(x.scales[at[r] + group]), sum[r][i]);
-          if (kOffset) sum[r][i] = fma(offset[i], all(x.sums[at[r] + group]), sum[r][i]);
+          sum[s][r] = fma(to_floats(products[r].sum), scale[s] * all(x.scales[at + r]), sum[s][r]);
+          if (Kind::kOffset) sum[s][r] = fma(offset[s], all(x.sums[at + r]), sum[s][r]);
         }
       }
     }
   }
-  for (int i = 0; i < kAtOnce; i++) {
-    const int first = (slice + i) * kLanes, count = std::min(kLanes, weights.rows - first);
-    for (int r = 0; r < kRows; r++) store(y + size_t(row + r) * weights.rows + first, sum[r][i], count);
+#pragma GCC unroll 8
+  for (int s = 0; s < kAtOnce; s++) {
+    const int first = (slice + s) * kLanes, count = std::min(kLanes, weights.rows - first);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; r++) store(y + size_t(row + r) * weights.rows + first, sum[s][r], count);
   }
 }
 
 using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
+using Tiles = Tile (*)(int rows);
 
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false, bool kZeros = false>
+template <typename Kind>
 Tile tile_of(int rows) {
-#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, kZeros, n>
-  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6)};
+#define TILE(n) tile<Kind, n>
+  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8)};
 #undef TILE
   return tiles[rows - 1];
 }
 
-using Tiles = Tile (*)(int rows);
-
-template <int kBits, int kGroup>
-Tiles integer_tiles(const Shape& shape) {
-  if (shape.has_zeros)
-    return shape.is_half ? tile_of<kBits, kGroup, true, true, false, true>
-                         : tile_of<kBits, kGroup, true, false, false, true>;
-  return shape.is_half ? tile_of<kBits, kGroup, false, true> : tile_of<kBits, kGroup, false, false>;
-}
-
-inline Tiles tiles_of(const Shape& shape) {
-  if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
-  if (shape.has_zeros || !shape.is_offset) {
-    if (shape.bits == 4) return shape.group == 32 ? integer_tiles<4, 32>(shape) : integer_tiles<4, 16>(shape);
-    if (shape.bits == 8) return shape.group == 32 ? integer_tiles<8, 32>(shape) : integer_tiles<8, 16>(shape);
-    return shape.bits == 5 ? tile_of<5, 32, false, true> : tile_of<6, 16, false, false>;
-  }
-  if (shape.is_half) return shape.bits == 4 ? tile_of<4, 32, true, true> : tile_of<5, 32, true, true>;
-  if (shape.group == 16) return tile_of<4, 16, true, false>;
-  return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<5, 32, true, false>;
-}
-
+// `from`: the first row of a block.
 inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
-  const Tiles tiles = tiles_of(weights.shape);
+  const Tiles tiles = visit_kind(weights.shape, [](auto kind) -> Tiles { return tile_of<decltype(kind)>; });
   for (int slice = first * kSlices; slice < last * kSlices; slice++)
     for (int row = from; row < to; row += kTile) {
       const int rows = std::min(kTile, to - row);

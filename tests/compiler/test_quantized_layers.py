@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from tiny_models import BASE, IDS, Described, write_folder
 
 from mistralrs_onnx.compiler.checkpoints.safetensors import Safetensors, read_safetensors
+from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
 from mistralrs_onnx.compiler.errors import CompileError
 from mistralrs_onnx.compiler.float8 import Float8
 from mistralrs_onnx.compiler.mxfp4 import MXFP4
 from mistralrs_onnx.compiler.quantized_layers import AWQ, GPTQ, read_quantization
 from mistralrs_onnx.graphs.weights import Matrix
 from mistralrs_onnx.ops.formats import find_format
+from mistralrs_onnx.runtime.core import Row
+from mistralrs_onnx.runtime.native import kernel_library, kernel_problem
+from mistralrs_onnx.runtime.package import open_package
+from mistralrs_onnx.runtime.runner import OrtRunner
+from mistralrs_onnx.runtime.sessions import make_session
 
 Arrays = dict[str, NDArray[Any]]
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # the column in each nibble of a word, lowest first
@@ -28,9 +36,10 @@ def layer(
     symmetric: bool = False,
     dtype: type[np.generic] = np.float16,
     shape: tuple[int, int] = (24, 64),
+    seed: int = 0,
 ) -> Arrays:
     """Levels (K, N), zero points and scales (K / group, N) of a layer with N, K = shape."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     (n, k), top = shape, 1 << bits
     zeros = np.full((k // group, n), top // 2) if symmetric else rng.integers(0, top, (k // group, n))
     scales = rng.uniform(-0.1, 0.1, (k // group, n)).astype(dtype)
@@ -210,3 +219,68 @@ def test_configs(config: dict[str, object] | None, expected: object) -> None:
 def test_configs_that_are_refused(config: dict[str, object], message: str) -> None:
     with pytest.raises(CompileError, match=message):
         read_quantization(config)
+
+
+LINEARS = {
+    "self_attn.q_proj": (256, 256),
+    "self_attn.k_proj": (128, 256),
+    "self_attn.v_proj": (128, 256),
+    "self_attn.o_proj": (256, 256),
+    "mlp.gate_proj": (512, 256),
+    "mlp.up_proj": (512, 256),
+    "mlp.down_proj": (256, 512),
+}
+LLAMA = Described(
+    BASE
+    | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1},
+    {
+        f"model.{name}.weight": (256,)
+        for name in ("norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm")
+    }
+    | {f"{name}.weight": (BASE["vocab_size"], 256) for name in ("model.embed_tokens", "lm_head")},
+)
+METHODS = {
+    "gptq-4": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+    "gptq-8": {"quant_method": "gptq", "bits": 8, "group_size": 64},
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128},
+}
+
+
+def write_model(folder: Path, layers: dict[str, Arrays], changes: Mapping[str, object] | None = None) -> Path:
+    write_folder(LLAMA, folder, changes)
+    linears = {
+        f"model.layers.0.{name}.{key}": value for name, arrays in layers.items() for key, value in arrays.items()
+    }
+    save_file(LLAMA.weights() | linears, folder / "model.safetensors")
+    return folder
+
+
+def logits(folder: Path, options: CompileOptions, kernels: Path | None = None) -> NDArray[np.float32]:
+    package = open_package(compile_folder(folder, folder / "package", options))
+    session = make_session(package.engine("float32"), kernels=kernels)
+    runner = OrtRunner(session, package.manifest, num_slots=1, max_model_len=64, max_chunk=32)
+    return runner.run([Row(0, 0, IDS, len(IDS))])
+
+
+@pytest.mark.parametrize("native", [False, True], ids=["stock", "native"])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_answers_as_its_dense_twin(tmp_path: Path, method: str, symmetric: bool, native: bool) -> None:
+    """Within a twentieth of the spread of logits: seven linears, each of which rounds activations to 8 bits."""
+    if native and kernel_library() is None:
+        pytest.skip(f"no kernels of our own here: {kernel_problem()}")
+    config = METHODS[method]
+    bits, group = int(config["bits"]), int(config["group_size"])
+    packed, dense = {}, {}
+    for seed, (name, shape) in enumerate(LINEARS.items()):
+        arrays = layer(bits, group, symmetric=symmetric, shape=shape, seed=seed)
+        arrays["scales"] *= np.float16(2.0 ** (2 - bits))
+        words_of = awq(arrays) if method == "awq" else gptq(arrays, bits, 1)
+        packed[name] = {key.removeprefix("l."): value for key, value in words_of.items()}
+        dense[name] = {"weight": np.ascontiguousarray(meaning(arrays))}
+    wanted = logits(write_model(tmp_path / "dense", dense), CompileOptions(accuracy="float32"))
+    folder = write_model(tmp_path / "packed", packed, {"quantization_config": config})
+    error = logits(folder, CompileOptions(), kernel_library() if native else None) - wanted
+    print("error over spread of logits:", error.std() / wanted.std())
+    assert error.std() <= 0.05 * wanted.std()

@@ -30,7 +30,7 @@ INTEGERS = tuple(
 FORMATS = (*GGML, *CODEBOOKS, *INTEGERS)
 COLUMNS = 768
 ROWS = 53  # no whole panels of 16
-SETS = ("avx2", "avxvnni", "avx512")
+SETS = ("avx2", "avxvnni", "avx512", "amx")
 GROUP = 32  # columns of activations that share a scale, or a block's if that is smaller
 
 native = pytest.mark.skipif(kernel_library() is None, reason=f"no kernels of our own here: {kernel_problem()}")
@@ -147,7 +147,7 @@ def test_instruction_sets_change_no_bits(
 ) -> None:
     take(each, monkeypatch)
     other = called(name, planes)
-    for rows in (1, 8):
+    for rows in (1, 7, 33):
         np.testing.assert_array_equal(other(inputs(rows)), call(inputs(rows)))
 
 

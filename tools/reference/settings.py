@@ -42,7 +42,7 @@ quantized_filename = "draft.Q4_K_M.gguf"
 OTHERS = {
     "MISTRALRS_CACHE": "Folder of packages that were compiled on the way; ~/.cache/mistralrs-onnx without it.",
     "MISTRALRS_DEBUG": "1: commands log what they do, each step of the engine among it, on standard error.",
-    "MISTRALRS_KERNEL_ISA": "avx512, avxvnni or avx2: what our kernels use instead of the fastest that there is.",
+    "MISTRALRS_KERNEL_ISA": "amx, avx512, avxvnni or avx2: what our kernels use instead of the fastest that there is.",
     "HF_ENDPOINT": "The hub to ask instead of the public one.",
     "HF_HOME": "Where files of the hub, and its token, are kept.",
     "HF_TOKEN": "Token of the hub, with `--token-source cache`, before the one that is kept.",
