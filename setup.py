@@ -19,7 +19,7 @@ FOLDER = Path("runtime/native")
 FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized -shared -s"
 KERNELS = Extension(
     "mistralrs_onnx.runtime.native._kernels",
-    [(FOLDER / "kernels.cpp").as_posix()],
+    [path.as_posix() for path in sorted(FOLDER.glob("*.cpp"))],
     depends=[path.as_posix() for path in sorted(FOLDER.glob("*.h"))],
     optional=True,
 )

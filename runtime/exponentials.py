@@ -6,18 +6,20 @@ import math
 
 import numpy as np
 from numpy.lib import introspect
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from .rows import compiled_rows
+from .sums import Floats, block_sums
 
 MODERATE = 60.0  # nats: exponentials of numbers up to it, and sums of these, are float32
 
 
-def weights_of(row: Floats, highest: np.float32, temperature: float, out: Floats) -> Floats:
-    """What tokens weigh, to `out`: exponentials of logits, which are moved if these might be no numbers."""
+def weigh(row: Floats, highest: np.float32, temperature: float, out: Floats) -> Floats:
+    """What tokens weigh, to `out`: exponentials of logits, all times the same number. Returns sums of blocks."""
+    if (rows := compiled_rows()) is not None:
+        return rows.weigh(row, float(highest), temperature, out)
     if abs(float(highest)) > MODERATE * temperature:
         row = np.subtract(row, highest, out=out)
-    return exponentials(row, 1 / temperature, out)
+    return block_sums(exponentials(row, 1 / temperature, out))
 
 
 def exponentials(row: Floats, factor: float, out: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .exponentials import weights_of
+from .exponentials import weigh
 from .leading import Groups, Ids, Workspace, largest, leading
 from .near import Near, below, clear_nucleus, draw_near, near_tokens, temper
 from .sampling import SamplingParams
@@ -104,8 +104,9 @@ def draw_unfiltered(
             if place is not None:
                 return place
     space = space or Workspace(len(groups.row))
-    weights = weights_of(groups.row, groups.highest, temperature, space.weights[: len(groups.row)])
-    return inverse_cdf(weights, next(uniforms))
+    weights = space.weights[: len(groups.row)]
+    sums = weigh(groups.row, groups.highest, temperature, weights)
+    return place_at(weights, np.cumsum(sums, dtype=np.float64), next(uniforms))
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:
@@ -125,16 +126,11 @@ def inverse_cdf(weights: Logits, u: float) -> int:
     if len(weights) <= BLOCK:
         mass = np.cumsum(weights, dtype=np.float64)
         return _passed(mass, u * float(mass[-1]))
-    return place_at(weights, block_mass(weights), u)
-
-
-def block_mass(weights: Logits) -> NDArray[np.float64]:
-    """What the weights up to the end of each block come to."""
-    return np.cumsum(block_sums(weights), dtype=np.float64)
+    return place_at(weights, np.cumsum(block_sums(weights), dtype=np.float64), u)
 
 
 def place_at(weights: Logits, mass: NDArray[np.float64], u: float) -> int:
-    """As `inverse_cdf`, with their `block_mass` at hand."""
+    """As `inverse_cdf`, of weights whose `mass` up to the end of each block is at hand."""
     target = u * float(mass[-1])
     block = _passed(mass, target)
     before = float(mass[block - 1]) if block else 0.0

@@ -10,6 +10,7 @@ import numpy as np
 
 from .core import Logits
 from .leading import SORTED, Groups, Ids, Workspace, largest
+from .rows import Scores, compiled_rows
 from .sums import BLOCK, block_sums
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
@@ -35,16 +36,21 @@ class TokenLogprobs(NamedTuple):
 
 def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
     """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
+    own, rows = float(row[token_id]), compiled_rows()
+    scores = _scores(row, own, num_top, space) if rows is None else rows.scores(row, own, num_top)
+    likely = [logit for logit in row[scores.top].tolist() if logit > -math.inf]
+    top = tuple(map(TokenLogprob, scores.top, [logit - scores.normalizer for logit in likely]))
+    return TokenLogprobs(token_id, own - scores.normalizer, top, scores.rank)
+
+
+def _scores(row: Logits, own: float, num_top: int, space: Workspace | None) -> Scores:
     sums, shift = exponential_sums(row, space)
     normalizer = shift + math.log(float(sums.sum(dtype=np.float64)))
     places = likeliest(row, num_top, sums, shift)
-    logits, own = row[places].tolist(), float(row[token_id])
-    likely = [logit for logit in logits if logit > -math.inf]
-    top = tuple(map(TokenLogprob, places, [logit - normalizer for logit in likely]))
-    if logits and own > logits[-1]:
-        return TokenLogprobs(token_id, own - normalizer, top, sum(logit >= own for logit in logits))
-    is_ahead = np.greater_equal(row, row[token_id], out=None if space is None else space.above)
-    return TokenLogprobs(token_id, own - normalizer, top, int(np.count_nonzero(is_ahead)))
+    if places and own > row[places[-1]]:
+        return Scores(normalizer, places, int(np.count_nonzero(row[places] >= own)))
+    is_ahead = np.greater_equal(row, np.float32(own), out=None if space is None else space.above)
+    return Scores(normalizer, places, int(np.count_nonzero(is_ahead)))
 
 
 def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
+from .rows import compiled_rows
 
 Ids = NDArray[np.int64]
 Bitmask = NDArray[np.int32]  # bit t % 32 of word t // 32: token t is allowed
@@ -35,10 +36,13 @@ def few_allowed(bitmask: Bitmask, vocab_size: int, most: int) -> Ids | None:
 def apply_bitmask(row: Logits, bitmask: Bitmask, out: Logits, space: Logits | None = None) -> None:
     """`space` (at least 32 a word,) is written to, if it is given."""
     assert bitmask.shape == (num_words(len(row)),), f"a mask of {bitmask.shape} words for {len(row)} tokens"
+    if (rows := compiled_rows()) is not None:
+        return rows.mask(row, bitmask, out)
     octets = _octets(bitmask)
     space = np.empty(8 * len(octets), np.float32) if space is None else space[: 8 * len(octets)]
     np.take(_CEILINGS, octets, axis=0, out=space.reshape(-1, 8), mode="clip")  # other modes copy
     np.minimum(row, space[: len(row)], out=out)
+    return None
 
 
 def _octets(bitmask: Bitmask) -> NDArray[np.uint8]:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .core import Logits
-from .leading import Groups, Ids, leading
+from .leading import GROUP, Groups, Ids, leading
+from .rows import compiled_rows
 from .sampling import SamplingParams
 from .sums import dot, total
 
@@ -33,6 +34,10 @@ class Near(NamedTuple):
 def near_tokens(groups: Groups, temperature: float) -> Near | None:
     """None if they are so many that looking at the whole row takes as long."""
     least = below(groups.highest, FAR * temperature)
+    if (rows := compiled_rows()) is not None:
+        found = rows.near(groups.row, groups.maxima, GROUP, float(least), temperature)
+        if found is not None:
+            return Near(least, *found)
     if _are_many(groups, least):
         return None
     places = groups.at_least(least)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
+from .rows import compiled_rows
 
 Ids = NDArray[np.int64]
 
@@ -48,6 +49,8 @@ def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tupl
 
     Lengths are counted up to MAX_MATCH.
     """
+    if len(context) and (rows := compiled_rows()) is not None:
+        return rows.repetitions(context, np.fromiter(breakers, np.int64, len(breakers)), at_least, MAX_MATCH)
     last = context[-at_least:].tolist()
     if len(context) <= at_least or not breakers.isdisjoint(last):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

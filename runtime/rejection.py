@@ -7,7 +7,7 @@ kept: for the token at hand it takes the mass of those that go before it, of as 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .exponentials import MODERATE, exponentials, weights_of
-from .filters import MOST_TRIES, TINY, block_mass, draw_unfiltered, place_at
+from .exponentials import weigh
+from .filters import MOST_TRIES, TINY, draw_unfiltered, place_at
 from .leading import Groups, Workspace
 from .near import is_clearly_in_nucleus, is_clearly_typical, near_tokens
+from .rows import compiled_rows
 from .sampling import SamplingParams
 from .sums import BLOCK, dot
 
@@ -57,17 +58,16 @@ def draw_kept(groups: Groups, params: SamplingParams, uniforms: Uniforms, space:
 class Order:
     """In which a filter takes the tokens of a row until it has its share of the weights.
 
-    `keys` of a slice of the row; ufuncs tell how those that go first compare with others. Of equals the lower place
-    goes first.
+    The largest of `values` goes first, or with a `centre` the nearest to it; of equals the lower place.
     """
 
+    values: Logits
     weights: Logits
     mass: NDArray[np.float64]  # up to the end of each block
     share: float
-    keys: Callable[[slice], Logits]
-    is_ahead: np.ufunc
-    is_ahead_or_equal: np.ufunc
-    marks: Logits  # to write to
+    marks: Logits  # to write to, as all that is not given
+    distances: Logits
+    centre: np.float32 | None = None
 
     def draw(self, uniforms: Uniforms) -> int | None:
         for u in islice(uniforms, MOST_TRIES):
@@ -78,49 +78,63 @@ class Order:
 
     def is_kept(self, place: int) -> bool:
         """Whether what goes before weighs less than the share. Ends where the rest of the row cannot change it."""
-        key, before = self.keys(slice(place, place + 1))[0], 0.0
+        key, before = self._keys(slice(place, place + 1))[0], 0.0
         target = self.share * float(self.mass[-1])
         for begin in range(0, len(self.weights), PIECE):
             piece = slice(begin, min(begin + PIECE, len(self.weights)))
-            before += dot(self.weights[piece], self._marked(piece, place, key))
+            before += self._mass_before(piece, place, key)
             rest = float(self.mass[-1] - self.mass[(piece.stop - 1) // BLOCK])
             if before >= target or before + rest < target:
                 break
         return before < target
 
-    def _marked(self, piece: slice, place: int, key: np.float32) -> Logits:
-        """1 for what goes before the place, else 0."""
-        keys, marks = self.keys(piece), self.marks[: piece.stop - piece.start]
-        split = min(max(place - piece.start, 0), len(keys))
-        self.is_ahead_or_equal(keys[:split], key, out=marks[:split])
-        self.is_ahead(keys[split:], key, out=marks[split:])
+    def _keys(self, piece: slice) -> Logits:
+        if self.centre is None:
+            return self.values[piece]
+        found = np.subtract(self.values[piece], self.centre, out=self.distances[: piece.stop - piece.start])
+        return np.abs(found, out=found)
+
+    def _mass_before(self, piece: slice, place: int, key: np.float32) -> float:
+        """Of the piece, what goes before the place."""
+        values, weights, split = self.values[piece], self.weights[piece], max(place - piece.start, 0)
+        if (rows := compiled_rows()) is None:
+            return dot(weights, self._marked(self._keys(piece), split, key))
+        if self.centre is None:
+            return rows.mass_before(values, weights, split, float(key))
+        return rows.mass_nearer(values, weights, split, float(key), float(self.centre))
+
+    def _marked(self, keys: Logits, split: int, key: np.float32) -> Logits:
+        """1 for what goes before, else 0."""
+        marks = self.marks[: len(keys)]
+        is_ahead = np.greater if self.centre is None else np.less
+        is_ahead_or_equal = np.greater_equal if self.centre is None else np.less_equal
+        is_ahead_or_equal(keys[:split], key, out=marks[:split])
+        is_ahead(keys[split:], key, out=marks[split:])
         return marks
 
 
 def by_weight(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
     """That of top-p."""
-    weights = weights_of(groups.row, groups.highest, params.temperature, space.weights[: len(groups.row)])
-    mass = block_mass(weights)
-    return Order(weights, mass, params.top_p, weights.__getitem__, np.greater, np.greater_equal, space.marks)
+    weights, mass = _weighed(groups, params.temperature, space)
+    return Order(weights, weights, mass, params.top_p, space.marks, space.products)
 
 
 def by_typicality(groups: Groups, params: SamplingParams, space: Workspace) -> Order:
     """That of typical-p, as `filters.typical`: logits nearest to their mean are nearest to the entropy."""
     row = groups.row
-    if abs(float(groups.highest)) > MODERATE * params.temperature:
-        row = np.subtract(row, groups.highest, out=space.scaled[: len(row)])
-    weights = exponentials(row, 1 / params.temperature, space.weights[: len(row)])
+    weights, mass = _weighed(groups, params.temperature, space)
     with np.errstate(invalid="ignore"):  # nothing of infinity is no number
         moment = dot(row, weights)
     if math.isnan(moment):
-        lowest = np.float32(float(row.max()) + params.temperature * LOWEST)
+        lowest = np.float32(float(groups.highest) + params.temperature * LOWEST)
         row = np.clip(row, lowest, np.float32(np.inf), out=space.scaled[: len(row)])
         moment = dot(row, weights)
-    mass = block_mass(weights)
     mean = np.float32(moment / float(mass[-1]))
+    return Order(row, weights, mass, params.typical_p, space.marks, space.products, mean)
 
-    def distances(piece: slice) -> Logits:
-        found = np.subtract(row[piece], mean, out=space.products[piece])
-        return np.abs(found, out=found)
 
-    return Order(weights, mass, params.typical_p, distances, np.less, np.less_equal, space.marks)
+def _weighed(groups: Groups, temperature: float, space: Workspace) -> tuple[Logits, NDArray[np.float64]]:
+    """Weights, and the sums up to the end of each block of them."""
+    weights = space.weights[: len(groups.row)]
+    sums = weigh(groups.row, groups.highest, temperature, weights)
+    return weights, np.cumsum(sums, dtype=np.float64)

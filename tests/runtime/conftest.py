@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from mistralrs_onnx.runtime import rows
 from mistralrs_onnx.runtime.core import Logits, Row
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler
@@ -92,6 +93,19 @@ def plain_loop(prompt: Sequence[int], num_tokens: int, params: SamplingParams) -
     for _ in range(num_tokens):
         request.append(int(Sampler().sample(logits_of(request.token_ids)[None], [request])[0]))
     return tuple(request.token_ids[len(prompt) :])
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"])
+def passes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What makes passes over rows of logits."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(rows, "library_file", lambda: None)
+        elif rows.compiled_rows() is None:
+            pytest.skip("nothing was compiled here")
+        rows.compiled_rows.cache_clear()
+        yield
+    rows.compiled_rows.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from mistralrs_onnx.runtime.leading import Groups
 from mistralrs_onnx.runtime.near import FAR, is_clearly_in_nucleus, is_clearly_typical, near_tokens
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("passes")
 Array = np.ndarray[Any, Any]
 
 

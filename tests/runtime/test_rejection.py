@@ -19,6 +19,7 @@ from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler, uniform
 from mistralrs_onnx.runtime.sampling import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("passes")
 MakeRequest = Callable[..., Request]
 VOCAB = SMALLEST + 77
 SETTINGS: list[dict[str, Any]] = [

@@ -14,6 +14,7 @@ from mistralrs_onnx.runtime.logprobs import LEAST, TokenLogprobs, mean_logprob, 
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import EXHAUSTED, FAILED, Sampler
 
+pytestmark = pytest.mark.usefixtures("passes")
 MakeRequest = Callable[..., Request]
 
 

@@ -13,6 +13,7 @@ from mistralrs_onnx.runtime.masks import allow_only, apply_bitmask, ban_words, f
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import EXHAUSTED, Sampler
 
+pytestmark = pytest.mark.usefixtures("passes")
 MakeRequest = Callable[..., Request]
 
 

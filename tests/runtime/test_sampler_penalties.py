@@ -14,6 +14,7 @@ from mistralrs_onnx.runtime.penalties import MAX_MATCH, MOST, count, dry, repeat
 from mistralrs_onnx.runtime.request import Request
 from mistralrs_onnx.runtime.sampler import Sampler
 
+pytestmark = pytest.mark.usefixtures("passes")
 MakeRequest = Callable[..., Request]
 
 

@@ -11,8 +11,8 @@ from mistralrs_onnx.tools.benching.sampler_bench import SETTINGS, likely_logits,
 def test_every_setting_has_a_row() -> None:
     result = CliRunner().invoke(main, ["--vocab", "2048", "--batch", "2", "--context", "64", "--repeat", "1"])
     assert result.exit_code == 0, result.output
-    head, _, *rows = result.output.splitlines()
-    assert head == "| setting | ms | of a step of 100 ms |"
+    head, _, *rows = result.stdout.splitlines()
+    assert head == "| setting | ms | of a step of 100 ms | with numpy alone |"
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(SETTINGS)
 
 
