@@ -1,4 +1,4 @@
-// y = x · Wᵀ with AMX, for whole blocks of rows of x: the same bits as AVX-512's, since dot products of integers are
+// y = x · Wᵀ with AMX, for blocks of many rows of x: the same bits as AVX-512's, since dot products of integers are
 // exact and the rest is done in the same order.
 #pragma once
 #include <sys/syscall.h>
@@ -13,7 +13,8 @@ namespace amx {
 
 using namespace panels;
 
-constexpr int kGroupsAtOnce = 16;  // dot products of so many stay in the first cache
+constexpr int kWorthUnpacking = 32;  // rows of x
+constexpr int kGroupsAtOnce = 16;    // dot products of so many stay in the first cache
 
 // Linux lends the tiles to processes that ask for them.
 inline bool is_usable() {
@@ -135,7 +136,7 @@ using Multiply = void (*)(const Weights&, const Rounded&, int, int, int, int, fl
 // As avx512::multiply.
 inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
   const auto multiply_of = [](auto kind) -> Multiply { return multiply_panels<decltype(kind)>; };
-  const int rest = to - (to - from) % kBlock;
+  const int rest = to - from < kWorthUnpacking ? from : to - (to - from) % kBlock;
   if (from < rest) visit_kind(weights.shape, multiply_of)(weights, x, from, rest, first, last, y);
   if (rest < to) avx512::multiply(weights, x, rest, to, first, last, y);
 }

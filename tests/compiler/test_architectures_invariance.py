@@ -13,6 +13,7 @@ from mistralrs_onnx.compiler.compile import CompileOptions, compile_folder
 from mistralrs_onnx.compiler.isq import Isq
 from mistralrs_onnx.graphs.contract import Manifest
 from mistralrs_onnx.runtime.core import Row
+from mistralrs_onnx.runtime.native import kernel_library
 from mistralrs_onnx.runtime.package import open_package
 from mistralrs_onnx.runtime.probe import settle_rows
 from mistralrs_onnx.runtime.runner import OrtRunner
@@ -28,10 +29,17 @@ CAPPED = ("gemma2", "gemma2-scaled")
 class Probe:
     """One package in one thread, and in two where that could divide work in another way."""
 
-    def __init__(self, model: Described, folder: Path, options: CompileOptions, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Described,
+        folder: Path,
+        options: CompileOptions,
+        threads: int = 1,
+        kernels: Path | None = None,
+    ) -> None:
         package = open_package(compile_folder(write_folder(model, folder / "model"), folder / "package", options))
         self.manifest: Manifest = package.manifest
-        session = make_session(package.engine("float32"), threads)
+        session = make_session(package.engine("float32"), threads, kernels=kernels)
         self._runner = OrtRunner(session, self.manifest, num_slots=4, max_model_len=64, max_chunk=64)
         settle_rows(self._runner)
         self._is_long = self._runner.rope_switch is not None and len(IDS) > self._runner.rope_switch
@@ -70,12 +78,13 @@ def test_architectures_with_dense_weights(name: str, tmp_path: Path) -> None:
     check(Probe(read_golden()[name].model, tmp_path, CompileOptions()))
 
 
+@pytest.mark.parametrize("kernels", [None, kernel_library()], ids=["stock", "native"])
 @pytest.mark.parametrize(
     "name", ["gemma3-scaled", "phi2", "phi3-128k-long", "qwen2-moe", "mixtral", "smollm3", "olmo2", "gpt-oss"]
 )
-def test_architectures_with_packed_weights(name: str, tmp_path: Path) -> None:
-    """Of int4-64, whose kernel computes rows in pairs: where some matrices have it, the manifest says 2."""
-    probe = Probe(read_golden()[name].model, tmp_path, CompileOptions(isq=Isq("int4-64")))
+def test_architectures_with_packed_weights(name: str, tmp_path: Path, kernels: Path | None) -> None:
+    """Of int4-64, whose stock kernel computes rows in pairs: where some matrices have it, the manifest says 2."""
+    probe = Probe(read_golden()[name].model, tmp_path, CompileOptions(isq=Isq("int4-64")), kernels=kernels)
     assert probe.manifest.row_multiple == 2
     check(probe)
 
