@@ -39,11 +39,6 @@ inline void round_rows(const Weights& weights, const float* x, int from, int to,
   for (int row = from; row < to; row++) round(x + size_t(row) * weights.columns, weights.zero, out.at(row), out);
 }
 
-template <bool kHalf>
-Floats load_numbers(const uint8_t* numbers) {
-  return kHalf ? load_halves(numbers) : load(reinterpret_cast<const float*>(numbers));
-}
-
 template <size_t kAhead, size_t kBytes>
 void prefetch(const uint8_t* w) {
   for (size_t i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + i), _MM_HINT_T0);
@@ -52,7 +47,7 @@ void prefetch(const uint8_t* w) {
 // Of the rows of a panel from `lane` on: scales, and what the middle level stands for.
 template <typename Kind>
 Floats scales(const uint8_t* numbers, int lane) {
-  return load_numbers<Kind::kHalf>(numbers + lane * (Kind::kHalf ? 2 : 4));
+  return Kind::kHalf ? load_halves(numbers + 2 * lane) : load(reinterpret_cast<const float*>(numbers) + lane);
 }
 
 template <typename Kind>
