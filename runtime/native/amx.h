@@ -24,6 +24,9 @@ inline bool is_usable() {
   return usable;
 }
 
+// GCC does not know what instructions for tiles read: it has to have written it.
+inline void flush(const void* memory) { asm volatile("" : : "r"(memory) : "memory"); }
+
 struct alignas(64) Config {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
   uint16_t row_bytes[16] = {};
@@ -38,6 +41,7 @@ struct Tiles {
     config.rows[2] = uint8_t(group / 4);
     config.row_bytes[0] = config.row_bytes[2] = 64;
     config.row_bytes[1] = uint16_t(group);
+    flush(&config);
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
@@ -125,7 +129,7 @@ void multiply_panels(const Weights& weights, const Rounded& x, int from, int to,
   thread_local Panel panel;
   for (int index = first; index < last; index++) {
     unpack<Kind>(weights, index, panel);
-    asm volatile("" ::: "memory");  // the compiler does not know what tiles load
+    flush(panel.fours.data());
     for (int row = from; row < to; row += kBlock)
       multiply_block<Kind::kGroup, Kind::kOffset>(weights, panel, x, row, index, y);
   }
