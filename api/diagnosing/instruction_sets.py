@@ -25,11 +25,11 @@ def x86(features: AbstractSet[str]) -> Meaning:
     """Of flags as Linux calls them."""
     if not features:
         return UNKNOWN
-    amx = "; no kernel of quantized weights uses its AMX" if "amx_int8" in features else ""
     if features >= {"avx512bw", "avx512_vnni"}:
+        amx = "; our own use its AMX, too" if "amx_int8" in features else ""
         return Meaning(f"AVX512-VNNI, the fastest kernels for weights of 4 and 8 bits{amx}")
     if "avx512bw" in features:
-        return Meaning(f"AVX-512 without VNNI, quantized weights take more instructions{amx}")
+        return Meaning("AVX-512 without VNNI, quantized weights take more instructions")
     if features >= {"avx2", "avx_vnni"}:
         return Meaning("AVX2 with VNNI, fast kernels for weights of 4 and 8 bits")
     if "avx2" in features:

@@ -1,5 +1,6 @@
-// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI: a session
-// that this library is registered with runs them instead of inlining the functions of the same name.
+// The packed linears of `ops/packed_*.py` as operators of ONNX Runtime, for processors with AVX-512 VNNI, and with AMX
+// where there are many rows: a session that this library is registered with runs them instead of inlining the functions
+// of the same name.
 #include <sched.h>
 
 #include <string>
@@ -7,6 +8,11 @@
 #include "formats.h"
 #include "ort_abi.h"
 #include "vnni.h"
+
+#if __has_include(<amxint8intrin.h>)  // since GCC 11
+#define HAS_AMX
+#include "amx.h"
+#endif
 
 namespace {
 
@@ -157,13 +163,22 @@ void round_part(void* argument, size_t index) {
                    part(work.rows, index + 1, work.parts_of_rows), *work.rounded);
 }
 
+auto multiply_here() {
+#ifdef HAS_AMX
+  if (amx::is_usable()) return amx::multiply;
+#endif
+  return vnni::multiply;
+}
+
 void multiply_part(void* argument, size_t index) {
   const Work& work = *static_cast<const Work*>(argument);
   const int rows = int(index) / work.parts_of_panels, panels = int(index) % work.parts_of_panels;
-  const int num_panels = work.weights->num_panels();
-  vnni::multiply(*work.weights, *work.rounded, part(work.rows, rows, work.parts_of_rows),
-                 part(work.rows, rows + 1, work.parts_of_rows), part(num_panels, panels, work.parts_of_panels),
-                 part(num_panels, panels + 1, work.parts_of_panels), work.y);
+  const int num_panels = work.weights->num_panels(), block = work.rounded->block;
+  const int num_blocks = (work.rows + block - 1) / block;
+  multiply_here()(*work.weights, *work.rounded, part(num_blocks, rows, work.parts_of_rows) * block,
+                  std::min(work.rows, part(num_blocks, rows + 1, work.parts_of_rows) * block),
+                  part(num_panels, panels, work.parts_of_panels), part(num_panels, panels + 1, work.parts_of_panels),
+                  work.y);
 }
 
 // So many that all threads have the same, unless there is too little to do.

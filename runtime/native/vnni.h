@@ -21,7 +21,8 @@
 namespace vnni {
 
 constexpr int kPanel = 16;        // rows of W that a register holds
-constexpr int kTile = 10;         // rows of x that share what was loaded of W
+constexpr int kTile = 8;          // rows of x that share what was loaded of W
+constexpr int kBlock = 16;        // rows of x that lie together
 constexpr int kRowsAtOnce = 240;  // of x, so that they stay in the cache while panels pass
 constexpr int kLargestGroup = 32;
 
@@ -138,44 +139,49 @@ inline Weights packed(const formats::Format& format, const void* const* planes, 
   return weights;
 }
 
-// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product.
+// Rows of x: int8, and for each group its scale, its sum, and what the middle level takes off the dot product. Blocks
+// of rows, group after group of each: what a tile reads lies together, wherever rows begin.
 struct Rounded {
+  int columns, groups, block;  // rows of a block
   std::vector<int8_t> levels;
   std::vector<float> scales, sums;
   std::vector<int32_t> shifts;
 
-  void resize(int rows, int columns, int groups) {
-    levels.resize(size_t(rows) * columns);
-    scales.resize(size_t(rows) * groups);
-    sums.resize(size_t(rows) * groups);
-    shifts.resize(size_t(rows) * groups);
+  void resize(int rows, int all_columns, int all_groups) {
+    columns = all_columns;
+    groups = all_groups;
+    block = std::min(rows, kBlock);  // what one row has lies together, too
+    const size_t most = size_t(rows + block - 1) / block * block;
+    levels.resize(most * columns);
+    scales.resize(most * groups);
+    sums.resize(most * groups);
+    shifts.resize(most * groups);
   }
+
+  // Where the numbers of the first group of a row are. Those of the next one are `block` further.
+  size_t at(int row) const { return size_t(row / block) * block * groups + row % block; }
 };
 
 template <int kGroup>
-void round_row(const float* x, int groups, int zero, int8_t* levels, float* scales, float* sums, int32_t* shifts) {
-  for (int group = 0; group < groups; group++, x += kGroup, levels += kGroup) {
+void round_row(const float* x, int zero, size_t at, Rounded& out) {
+  for (int group = 0; group < out.groups; group++, x += kGroup, at += out.block) {
     const __m512 first = _mm512_loadu_ps(x), second = kGroup == 32 ? _mm512_loadu_ps(x + 16) : _mm512_setzero_ps();
     const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(first), _mm512_abs_ps(second)));
     const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
     const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(first, inverse));
     const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(second, inverse));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(levels), _mm512_cvtsepi32_epi8(a));
-    if (kGroup == 32) _mm_storeu_si128(reinterpret_cast<__m128i*>(levels + 16), _mm512_cvtsepi32_epi8(b));
-    sums[group] = _mm512_reduce_add_ps(_mm512_add_ps(first, second));
-    scales[group] = most / 127.0f + 0.0f * sums[group];  // what is no number stays none
-    shifts[group] = -zero * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+    auto* levels = reinterpret_cast<__m128i*>(&out.levels[at * kGroup]);
+    _mm_storeu_si128(levels, _mm512_cvtsepi32_epi8(a));
+    if (kGroup == 32) _mm_storeu_si128(levels + 1, _mm512_cvtsepi32_epi8(b));
+    out.sums[at] = _mm512_reduce_add_ps(_mm512_add_ps(first, second));
+    out.scales[at] = most / 127.0f + 0.0f * out.sums[at];  // what is no number stays none
+    out.shifts[at] = -zero * _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
   }
 }
 
 inline void round_rows(const Weights& weights, const float* x, int from, int to, Rounded& out) {
-  const int groups = weights.num_groups();
   const auto round = weights.shape.group == 32 ? round_row<32> : round_row<16>;
-  for (int row = from; row < to; row++) {
-    const size_t at = size_t(row) * groups;
-    round(x + size_t(row) * weights.columns, groups, weights.zero, &out.levels[size_t(row) * weights.columns],
-          &out.scales[at], &out.sums[at], &out.shifts[at]);
-  }
+  for (int row = from; row < to; row++) round(x + size_t(row) * weights.columns, weights.zero, out.at(row), out);
 }
 
 template <bool kHalf>
@@ -190,6 +196,11 @@ inline __mmask64 plane(const uint8_t* bits) {
   return _cvtu64_mask64(value);
 }
 
+template <size_t kAhead, size_t kBytes>
+void prefetch(const uint8_t* w) {
+  for (size_t i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + i), _MM_HINT_T0);
+}
+
 // What the middle level stands for.
 template <bool kHalf, bool kZeros>
 __m512 offsets(const uint8_t* numbers, __m512 scale, __m512 zero) {
@@ -201,102 +212,120 @@ __m512 offsets(const uint8_t* numbers, __m512 scale, __m512 zero) {
   return kHalf ? _mm512_fmadd_ps(scale, zero, offset) : offset;
 }
 
-// Rows `row` to `row + kRows` of x with one panel.
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook, bool kZeros, int kRows>
+// What a kernel is compiled for.
+template <int kBitsOf, int kGroupOf, bool kOffsetOf, bool kHalfOf, bool kCodebookOf = false, bool kZerosOf = false>
+struct Kind {
+  static constexpr int kBits = kBitsOf, kGroup = kGroupOf, kFours = kGroup / 4;
+  static constexpr bool kOffset = kOffsetOf, kHalf = kHalfOf, kCodebook = kCodebookOf, kZeros = kZerosOf;
+  static constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kScales = kPanel * (kHalf ? 2 : 4);
+  static constexpr size_t kNumbers = kScales + (kZeros ? kPanel : kOffset ? kScales : 0);
+};
+
+template <typename Kind>
+__m512i codebook_of(const Weights& weights) {
+  if (!Kind::kCodebook) return _mm512_setzero_si512();
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.shape.codebook)));
+}
+
+// Columns 4 · i to 4 · i + 4 of a group, of each row of a panel.
+template <typename Kind>
+__m512i level(const uint8_t* w, int i, __m512i codebook) {
+  constexpr int kBits = Kind::kBits, kLoaded = Kind::kFours / 2;
+  if (kBits == 8) return _mm512_loadu_si512(w + 64 * i);
+  const __m512i loaded = _mm512_loadu_si512(w + 64 * (i % kLoaded));
+  __m512i q = _mm512_and_si512(i < kLoaded ? loaded : _mm512_srli_epi16(loaded, 4), _mm512_set1_epi8(15));
+  for (int bit = 4; bit < kBits; bit++) {
+    const __mmask64 set = plane(w + 64 * kLoaded + 8 * (Kind::kFours * (bit - 4) + i));
+    q = _mm512_mask_add_epi8(q, set, q, _mm512_set1_epi8(char(1 << bit)));
+  }
+  return Kind::kCodebook ? _mm512_shuffle_epi8(codebook, q) : q;
+}
+
+// Rows `row` to `row + kRows` of x, all of a block, with one panel. Row after row within four columns, so that products
+// do not wait for each other.
+template <typename Kind, int kRows>
 void tile(const Weights& weights, const Rounded& x, int row, int panel, float* y) {
-  constexpr int kFours = kGroup / 4, kLoaded = kBits == 8 ? kFours : kFours / 2;
-  constexpr size_t kLevels = size_t(kPanel) * kGroup * kBits / 8, kScales = kPanel * (kHalf ? 2 : 4);
-  constexpr size_t kNumbers = kScales + (kZeros ? kPanel : kOffset ? kScales : 0), kBytes = kLevels + kNumbers;
+  constexpr int kGroup = Kind::kGroup;
+  constexpr size_t kBytes = Kind::kLevels + Kind::kNumbers;
   const int groups = weights.num_groups(), span = weights.shape.span;
   const uint8_t* w = weights.panel(panel);
-  const int8_t* levels[kRows];
-  size_t at[kRows];
+  size_t at = x.at(row);
   __m512 sum[kRows];
-  for (int r = 0; r < kRows; r++) {
-    levels[r] = &x.levels[size_t(row + r) * weights.columns];
-    at[r] = size_t(row + r) * groups;
-    sum[r] = _mm512_setzero_ps();
-  }
-  const __m512i nibble = _mm512_set1_epi8(15);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; r++) sum[r] = _mm512_setzero_ps();
   const __m512 zero = _mm512_set1_ps(float(weights.zero));
-  __m512i codebook;
-  if (kCodebook)
-    codebook = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weights.shape.codebook)));
-  for (int group = 0; group < groups; w += kNumbers) {
-    const uint8_t* numbers = w + span * kLevels;
-    const __m512 scale = sixteen<kHalf>(numbers);
-    const __m512 offset = kOffset ? offsets<kHalf, kZeros>(numbers + kScales, scale, zero) : scale;
-    for (const int end = group + span; group < end; group++, w += kLevels) {
-      __m512i q[kFours];
-      for (int i = 0; i < kLoaded; i++) {
-        const __m512i loaded = _mm512_loadu_si512(w + 64 * i);
-        if (kBits == 8) {
-          q[i] = loaded;
-        } else {
-          q[i] = _mm512_and_si512(loaded, nibble);
-          q[i + kLoaded] = _mm512_and_si512(_mm512_srli_epi16(loaded, 4), nibble);
-        }
+  const __m512i codebook = codebook_of<Kind>(weights);
+  for (int group = 0; group < groups; w += Kind::kNumbers) {
+    const uint8_t* numbers = w + span * Kind::kLevels;
+    const __m512 scale = sixteen<Kind::kHalf>(numbers);
+    const __m512 offset =
+        Kind::kOffset ? offsets<Kind::kHalf, Kind::kZeros>(numbers + Kind::kScales, scale, zero) : scale;
+    for (const int end = group + span; group < end; group++, w += Kind::kLevels, at += x.block) {
+      prefetch<4 * kBytes, kBytes>(w);
+      __m512i dot[kRows];
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; r++) dot[r] = _mm512_set1_epi32(x.shifts[at + r]);
+      const auto* fours = reinterpret_cast<const int32_t*>(&x.levels[at * kGroup]);
+#pragma GCC unroll 8
+      for (int i = 0; i < Kind::kFours; i++) {
+        const __m512i q = level<Kind>(w, i, codebook);
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; r++)
+          dot[r] = _mm512_dpbusd_epi32(dot[r], q, _mm512_set1_epi32(fours[r * Kind::kFours + i]));
       }
-      if (kBits != 8)
-        for (int bit = 4; bit < kBits; bit++)
-          for (int i = 0; i < kFours; i++) {
-            const __mmask64 set = plane(w + 64 * kLoaded + 8 * (kFours * (bit - 4) + i));
-            q[i] = _mm512_mask_add_epi8(q[i], set, q[i], _mm512_set1_epi8(char(1 << bit)));
-          }
-      if (kCodebook)
-        for (__m512i& each : q) each = _mm512_shuffle_epi8(codebook, each);
-      for (size_t ahead = 0; ahead < kBytes; ahead += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(w + 4 * kBytes + ahead), _MM_HINT_T0);
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; r++) {
-        const auto* fours = reinterpret_cast<const int32_t*>(levels[r] + size_t(group) * kGroup);
-        __m512i dot = _mm512_set1_epi32(x.shifts[at[r] + group]);
-        for (int i = 0; i < kFours; i++) dot = _mm512_dpbusd_epi32(dot, q[i], _mm512_set1_epi32(fours[i]));
-        const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at[r] + group]));
-        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), both, sum[r]);
-        if (kOffset) sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sums[at[r] + group]), sum[r]);
+        const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(x.scales[at + r]));
+        sum[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), both, sum[r]);
+        if (Kind::kOffset) sum[r] = _mm512_fmadd_ps(offset, _mm512_set1_ps(x.sums[at + r]), sum[r]);
       }
     }
   }
   const int first = panel * kPanel, lanes = std::min(kPanel, weights.rows - first);
   const auto mask = __mmask16((1u << lanes) - 1);
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; r++) _mm512_mask_storeu_ps(y + size_t(row + r) * weights.rows + first, mask, sum[r]);
 }
 
 using Tile = void (*)(const Weights&, const Rounded&, int, int, float*);
+using Tiles = Tile (*)(int rows);
 
-template <int kBits, int kGroup, bool kOffset, bool kHalf, bool kCodebook = false, bool kZeros = false>
+template <typename Kind>
 Tile tile_of(int rows) {
-#define TILE(n) tile<kBits, kGroup, kOffset, kHalf, kCodebook, kZeros, n>
-  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5),
-                               TILE(6), TILE(7), TILE(8), TILE(9), TILE(10)};
+#define TILE(n) tile<Kind, n>
+  static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8)};
 #undef TILE
   return tiles[rows - 1];
 }
 
-using Tiles = Tile (*)(int rows);
-
-template <int kBits, int kGroup>
-Tiles integer_tiles(const Shape& shape) {
+template <int kBits, int kGroup, typename Visit>
+auto visit_integers(const Shape& shape, Visit visit) {
   if (shape.has_zeros)
-    return shape.is_half ? tile_of<kBits, kGroup, true, true, false, true>
-                         : tile_of<kBits, kGroup, true, false, false, true>;
-  return shape.is_half ? tile_of<kBits, kGroup, false, true> : tile_of<kBits, kGroup, false, false>;
+    return shape.is_half ? visit(Kind<kBits, kGroup, true, true, false, true>{})
+                         : visit(Kind<kBits, kGroup, true, false, false, true>{});
+  return shape.is_half ? visit(Kind<kBits, kGroup, false, true>{}) : visit(Kind<kBits, kGroup, false, false>{});
 }
 
-inline Tiles tiles_of(const Shape& shape) {
-  if (shape.codebook) return shape.is_half ? tile_of<4, 32, false, true, true> : tile_of<4, 32, false, false, true>;
+// What `visit` makes of the kind of a shape.
+template <typename Visit>
+auto visit_kind(const Shape& shape, Visit visit) {
+  if (shape.codebook)
+    return shape.is_half ? visit(Kind<4, 32, false, true, true>{}) : visit(Kind<4, 32, false, false, true>{});
   if (shape.has_zeros || !shape.is_offset) {
-    if (shape.bits == 4) return shape.group == 32 ? integer_tiles<4, 32>(shape) : integer_tiles<4, 16>(shape);
-    if (shape.bits == 8) return shape.group == 32 ? integer_tiles<8, 32>(shape) : integer_tiles<8, 16>(shape);
-    return shape.bits == 5 ? tile_of<5, 32, false, true> : tile_of<6, 16, false, false>;
+    if (shape.bits == 4)
+      return shape.group == 32 ? visit_integers<4, 32>(shape, visit) : visit_integers<4, 16>(shape, visit);
+    if (shape.bits == 8)
+      return shape.group == 32 ? visit_integers<8, 32>(shape, visit) : visit_integers<8, 16>(shape, visit);
+    return shape.bits == 5 ? visit(Kind<5, 32, false, true>{}) : visit(Kind<6, 16, false, false>{});
   }
-  if (shape.is_half) return shape.bits == 4 ? tile_of<4, 32, true, true> : tile_of<5, 32, true, true>;
-  if (shape.group == 16) return tile_of<4, 16, true, false>;
-  return shape.bits == 4 ? tile_of<4, 32, true, false> : tile_of<5, 32, true, false>;
+  if (shape.is_half) return shape.bits == 4 ? visit(Kind<4, 32, true, true>{}) : visit(Kind<5, 32, true, true>{});
+  if (shape.group == 16) return visit(Kind<4, 16, true, false>{});
+  return shape.bits == 4 ? visit(Kind<4, 32, true, false>{}) : visit(Kind<5, 32, true, false>{});
 }
 
+// `from`: the first row of a block.
 inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
-  const Tiles tiles = tiles_of(weights.shape);
+  const Tiles tiles = visit_kind(weights.shape, [](auto kind) -> Tiles { return tile_of<decltype(kind)>; });
   for (int panel = first; panel < last; panel++)
     for (int row = from; row < to; row += kTile) {
       const int rows = std::min(kTile, to - row);

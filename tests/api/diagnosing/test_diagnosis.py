@@ -128,7 +128,7 @@ VNNI = x86("avx512bw", "avx512dq", "avx512vl", "avx512_vnni")
         (check_dependencies, {"dependencies": (Dependency("a", "2", None),)}, "fail", "a missing (needs 2)", "'a>=2'"),
         (check_dependencies, {"dependencies": (Dependency("a", "1.10", "1.9"),)}, "fail", "a 1.9", "'a>=1.10'"),
         (check_dependencies, {"dependencies": (Dependency("a", "1.10", "1.10.0rc1"),)}, "ok", "all 1", ""),
-        (check_processor, {"processor": x86("avx2", "avx512bw", "avx512_vnni", "amx_int8")}, "ok", "uses its AMX", ""),
+        (check_processor, {"processor": x86("avx2", "avx512bw", "avx512_vnni", "amx_int8")}, "ok", "its AMX, too", ""),
         (check_processor, {"processor": x86("avx2", "avx512bw")}, "ok", "AVX-512 without VNNI", ""),
         (check_processor, {"processor": x86("avx2", "avx_vnni")}, "ok", "AVX2 with VNNI", ""),
         (check_processor, {"processor": x86("avx2")}, "ok", "AVX2 without VNNI", ""),
