@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from sysconfig import get_platform
 
@@ -16,7 +18,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("runtime/native")
-FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized -shared -s"
+FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized".split()
 KERNELS = Extension(
     "mistralrs_onnx.runtime.native._kernels",
     [path.as_posix() for path in sorted(FOLDER.glob("*.cpp"))],
@@ -26,7 +28,7 @@ KERNELS = Extension(
 
 
 class BuildKernels(build_ext):
-    """One run of $CXX or g++: the library is no module and has no use for Python's headers, flags and suffix."""
+    """With $CXX or g++ alone: the library is no module and has no use for Python's headers, flags and suffix."""
 
     def get_ext_filename(self, fullname: str) -> str:
         return f"{fullname.replace('.', os.sep)}.so"
@@ -37,10 +39,19 @@ class BuildKernels(build_ext):
             old.unlink(missing_ok=True)  # of other sources
         target.parent.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX") or "g++"  # clang does not know the pragmas
+        command = [*shlex.split(compiler), *FLAGS]
+        objects = [Path(self.build_temp, f"{Path(source).stem}.o") for source in ext.sources]
+        Path(self.build_temp).mkdir(parents=True, exist_ok=True)
         try:
-            subprocess.run([*shlex.split(compiler), *FLAGS.split(), "-o", target, *ext.sources], check=True)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(lambda *files: run([*command, "-c", "-o", *files]), objects, ext.sources))
+            run([*command, "-shared", "-s", "-o", target, *objects])
         except (OSError, subprocess.CalledProcessError):
             self.warn(f"{compiler} does not compile {FOLDER}: stock operators do its work, more slowly")
+
+
+def run(command: Sequence[str | Path]) -> None:
+    subprocess.run(command, check=True)
 
 
 class WheelOfAnyPython(bdist_wheel):

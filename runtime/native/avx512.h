@@ -69,8 +69,6 @@ struct Products {
   void add(int, Ints levels, int32_t four) { sum = _mm512_dpbusd_epi32(sum, levels, _mm512_set1_epi32(four)); }
 };
 
-#include "tiles.h"
-
 }  // namespace avx512
 
 #pragma GCC pop_options

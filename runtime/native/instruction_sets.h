@@ -5,13 +5,35 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "avx2.h"
-#include "avx512.h"
+#include "panels.h"
 
+#if __has_include(<avxvnniintrin.h>)  // since GCC 11
+#define HAS_AVXVNNI
+#endif
 #if __has_include(<amxint8intrin.h>)  // since GCC 11
 #define HAS_AMX
-#include "amx.h"
 #endif
+
+// Each is compiled for itself, in the file of its name: x rounded, and its products with panels. `from`: the first row
+// of a block.
+#define DECLARED                                                                                                 \
+  void round_rows(const panels::Weights& weights, const float* x, int from, int to, panels::Rounded& out);       \
+  void multiply(const panels::Weights& weights, const panels::Rounded& x, int from, int to, int first, int last, \
+                float* y);
+namespace avx2 {
+DECLARED
+}
+namespace avxvnni {
+DECLARED
+}
+namespace avx512 {
+DECLARED
+}
+namespace amx {
+DECLARED
+bool is_usable();
+}  // namespace amx
+#undef DECLARED
 
 namespace instruction_sets {
 

@@ -53,16 +53,23 @@ struct Weights {
 // Where the levels of a group lie: bytes, or nibbles and then a register of the bits above them.
 inline void place_levels(const Shape& shape, const uint8_t* levels, int lane, uint8_t* target) {
   const int half = shape.group / 8, bits_above = shape.bits - 4;
-  for (int column = 0; column < shape.group; column++) {
-    const uint8_t level = levels[column];
-    const int four = column / 4, byte = lane * 4 + column % 4;
+  target += 4 * lane;
+  const auto add = [](uint8_t* place, uint32_t four) {
+    uint32_t there;
+    std::memcpy(&there, place, sizeof there);
+    there |= four;
+    std::memcpy(place, &there, sizeof there);
+  };
+  for (int i = 0; i < shape.group / 4; i++) {
+    uint32_t four;
+    std::memcpy(&four, levels + 4 * i, sizeof four);
     if (shape.bits == 8) {
-      target[four * kRegister + byte] = level;
+      add(target + i * kRegister, four);
       continue;
     }
     // The low nibbles of a register hold the group's first half, the high ones its second.
-    target[four % half * kRegister + byte] |= (level & 15) << (four < half ? 0 : 4);
-    if (bits_above) target[half * kRegister + byte] |= (level >> 4) << (four * bits_above);
+    add(target + i % half * kRegister, (four & 0x0f0f0f0f) << (i < half ? 0 : 4));
+    if (bits_above) add(target + half * kRegister, (four >> 4 & 0x0f0f0f0f) << (i * bits_above));
   }
 }
 

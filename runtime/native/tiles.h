@@ -34,11 +34,6 @@ void round_row(const float* x, int zero, size_t at, Rounded& out) {
   }
 }
 
-inline void round_rows(const Weights& weights, const float* x, int from, int to, Rounded& out) {
-  const auto round = weights.shape.group == 32 ? round_row<32> : round_row<16>;
-  for (int row = from; row < to; row++) round(x + size_t(row) * weights.columns, weights.zero, out.at(row), out);
-}
-
 template <size_t kAhead, size_t kBytes>
 void prefetch(const uint8_t* w) {
   for (size_t i = 0; i < kBytes; i += 64) _mm_prefetch(reinterpret_cast<const char*>(w + kAhead + i), _MM_HINT_T0);
@@ -138,14 +133,4 @@ Tile tile_of(int rows) {
   static const Tile tiles[] = {TILE(1), TILE(2), TILE(3), TILE(4), TILE(5), TILE(6), TILE(7), TILE(8)};
 #undef TILE
   return tiles[rows - 1];
-}
-
-// `from`: the first row of a block.
-inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
-  const Tiles tiles = visit_kind(weights.shape, [](auto kind) -> Tiles { return tile_of<decltype(kind)>; });
-  for (int slice = first * kSlices; slice < last * kSlices; slice++)
-    for (int row = from; row < to; row += kTile) {
-      const int rows = std::min(kTile, to - row);
-      if (rows > 1 || slice % kSlices == 0) tiles(rows)(weights, x, row, slice, y);
-    }
 }

@@ -1,6 +1,8 @@
 // y = x · Wᵀ with AMX, for blocks of many rows of x: the same bits as AVX-512's, since dot products of integers are
 // exact and the rest is done in the same order.
-#pragma once
+#include "instruction_sets.h"
+
+#ifdef HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -8,6 +10,12 @@
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,amx-tile,amx-int8")
+
+namespace avx512 {
+
+#include "tiles.h"
+
+}  // namespace avx512
 
 namespace amx {
 
@@ -17,7 +25,7 @@ constexpr int kWorthUnpacking = 32;  // rows of x
 constexpr int kGroupsAtOnce = 16;    // dot products of so many stay in the first cache
 
 // Linux lends the tiles to processes that ask for them.
-inline bool is_usable() {
+bool is_usable() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool usable = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") &&
                              syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
@@ -138,7 +146,7 @@ void multiply_panels(const Weights& weights, const Rounded& x, int from, int to,
 using Multiply = void (*)(const Weights&, const Rounded&, int, int, int, int, float*);
 
 // As avx512::multiply.
-inline void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
+void multiply(const Weights& weights, const Rounded& x, int from, int to, int first, int last, float* y) {
   const auto multiply_of = [](auto kind) -> Multiply { return multiply_panels<decltype(kind)>; };
   const int rest = to - from < kWorthUnpacking ? from : to - (to - from) % kBlock;
   if (from < rest) visit_kind(weights.shape, multiply_of)(weights, x, from, rest, first, last, y);
@@ -148,3 +156,5 @@ inline void multiply(const Weights& weights, const Rounded& x, int from, int to,
 }  // namespace amx
 
 #pragma GCC pop_options
+
+#endif
