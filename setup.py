@@ -18,7 +18,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 FOLDER = Path("runtime/native")
-FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized".split()
+FLAGS = "-std=c++17 -O3 -fPIC -pthread -fvisibility=hidden -Wno-maybe-uninitialized -Wno-uninitialized"
 KERNELS = Extension(
     "mistralrs_onnx.runtime.native._kernels",
     [path.as_posix() for path in sorted(FOLDER.glob("*.cpp"))],
@@ -39,7 +39,7 @@ class BuildKernels(build_ext):
             old.unlink(missing_ok=True)  # of other sources
         target.parent.mkdir(parents=True, exist_ok=True)
         compiler = os.environ.get("CXX") or "g++"  # clang does not know the pragmas
-        command = [*shlex.split(compiler), *FLAGS]
+        command = shlex.split(f"{compiler} {FLAGS}")
         objects = [Path(self.build_temp, f"{Path(source).stem}.o") for source in ext.sources]
         Path(self.build_temp).mkdir(parents=True, exist_ok=True)
         try:

@@ -78,11 +78,17 @@ class Order:
 
     def is_kept(self, place: int) -> bool:
         """Whether what goes before weighs less than the share. Ends where the rest of the row cannot change it."""
-        key, before = self._keys(slice(place, place + 1))[0], 0.0
         target = self.share * float(self.mass[-1])
+        if (rows := compiled_rows()) is not None:
+            row = self.values, self.weights, self.mass, place, target
+            if self.centre is None:
+                return rows.is_kept_of_largest(*row)
+            return rows.is_kept_of_nearest(*row, float(self.centre))
+        key, before = self._keys(slice(place, place + 1))[0], 0.0
         for begin in range(0, len(self.weights), PIECE):
             piece = slice(begin, min(begin + PIECE, len(self.weights)))
-            before += self._mass_before(piece, place, key)
+            marks = self._marked(self._keys(piece), max(place - piece.start, 0), key)
+            before += dot(self.weights[piece], marks)
             rest = float(self.mass[-1] - self.mass[(piece.stop - 1) // BLOCK])
             if before >= target or before + rest < target:
                 break
@@ -93,15 +99,6 @@ class Order:
             return self.values[piece]
         found = np.subtract(self.values[piece], self.centre, out=self.distances[: piece.stop - piece.start])
         return np.abs(found, out=found)
-
-    def _mass_before(self, piece: slice, place: int, key: np.float32) -> float:
-        """Of the piece, what goes before the place."""
-        values, weights, split = self.values[piece], self.weights[piece], max(place - piece.start, 0)
-        if (rows := compiled_rows()) is None:
-            return dot(weights, self._marked(self._keys(piece), split, key))
-        if self.centre is None:
-            return rows.mass_before(values, weights, split, float(key))
-        return rows.mass_nearer(values, weights, split, float(key), float(self.centre))
 
     def _marked(self, keys: Logits, split: int, key: np.float32) -> Logits:
         """1 for what goes before, else 0."""

@@ -6,7 +6,7 @@ Numpy takes several for each of them. They hold the interpreter's lock, since th
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, c_double, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_bool, c_double, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from .native import library_file
 from .sums import BLOCK, Floats
 
 Ids = NDArray[np.int64]
+Masses = NDArray[np.float64]
 
 MOST_NEAR = 2048  # tokens; rows that have more of them are no place to look for a few
 _TWO_DOUBLES = c_double * 2
@@ -50,8 +51,9 @@ class Rows:
         row, ids, size, number = c_void_p, c_void_p, c_int64, c_float
         self._scores = _declared(library, "scores", c_double, row, size, number, size, ids, POINTER(c_int64))
         self._weights = _declared(library, "weights", None, row, size, number, number, row, row)
-        self._before = _declared(library, "mass_before", c_double, row, row, size, size, number)
-        self._nearer = _declared(library, "mass_nearer", c_double, row, row, size, size, number, number)
+        kept = row, row, size, c_void_p, size, c_double
+        self._is_kept_of_largest = _declared(library, "is_kept_of_largest", c_bool, *kept)
+        self._is_kept_of_nearest = _declared(library, "is_kept_of_nearest", c_bool, *kept, number)
         self._mask = _declared(library, "mask", None, row, size, c_void_p, row)
         near = row, size, size, row, number, number, size, ids, row, POINTER(c_double)
         self._near = _declared(library, "near", size, *near)
@@ -70,15 +72,22 @@ class Rows:
         self._weights(_at_row(row), len(row), highest, temperature, _at(weights), _at(sums))
         return sums
 
-    def mass_before(self, values: Floats, weights: Floats, place: int, key: float) -> float:
-        """What weighs more than `key`, and as much if it lies before the place."""
-        mass: float = self._before(_at(values), _at(weights), len(values), place, key)
-        return mass
+    def is_kept_of_largest(self, values: Floats, weights: Floats, mass: Masses, place: int, target: float) -> bool:
+        """Whether what is larger than what lies at the place, or as large and before it, weighs less than `target`.
 
-    def mass_nearer(self, values: Floats, weights: Floats, place: int, key: float, centre: float) -> float:
-        """The same of what is nearer to the centre than `key`, and as near if it lies before the place."""
-        mass: float = self._nearer(_at(values), _at(weights), len(values), place, key, centre)
-        return mass
+        `mass`: of the weights up to the end of each block.
+        """
+        sizes = len(values), _at(mass), place, target
+        kept: bool = self._is_kept_of_largest(_at_row(values), _at_row(weights), *sizes)
+        return kept
+
+    def is_kept_of_nearest(
+        self, values: Floats, weights: Floats, mass: Masses, place: int, target: float, centre: float
+    ) -> bool:
+        """The same of what is nearer to the centre."""
+        sizes = len(values), _at(mass), place, target, centre
+        kept: bool = self._is_kept_of_nearest(_at_row(values), _at_row(weights), *sizes)
+        return kept
 
     def mask(self, row: Floats, bitmask: NDArray[np.int32], out: Floats) -> None:
         """Numbers whose bit is set, and -inf elsewhere."""

@@ -151,12 +151,21 @@ INLINE double mass_above(const float* x, const float* weights, int64_t begin, in
   return mass;
 }
 
-// What goes before a place: of equals the first.
+// Whether what goes before a place, of equals the first, has less than `target`. `mass`: of the weights up to the end
+// of each block. Ends where the rest cannot change it.
 template <bool kIsDistance>
-INLINE double mass_before(const float* x, const float* weights, int64_t count, int64_t place, float key, float centre) {
-  place = std::clamp<int64_t>(place, 0, count);
-  return mass_above<kIsDistance, true>(x, weights, 0, place, key, centre) +
-         mass_above<kIsDistance, false>(x, weights, place, count, key, centre);
+INLINE bool is_kept(const float* x, const float* weights, int64_t count, const double* mass, int64_t place,
+                    double target, float centre) {
+  const float key = kIsDistance ? -std::abs(x[place] - centre) : x[place];
+  const double total = mass[(count - 1) / kBlock];
+  double before = 0;
+  for (int64_t from = 0; from < count; from += kBlock) {
+    const int64_t end = std::min(count, from + kBlock), split = std::clamp(place, from, end);
+    before += mass_above<kIsDistance, true>(x, weights, from, split, key, centre) +
+              mass_above<kIsDistance, false>(x, weights, split, end, key, centre);
+    if (before >= target || before + (total - mass[from / kBlock]) < target) break;
+  }
+  return before < target;
 }
 
 // The sum of e^((x - highest) / temperature); each of them, and those of blocks, unless `weights` or `sums` are null.
@@ -205,14 +214,14 @@ EXPORTED VERSIONS void mistralrs_weights(const float* x, int64_t count, float hi
   weigh(x, count, highest, temperature, weights, sums);
 }
 
-EXPORTED VERSIONS double mistralrs_mass_before(const float* x, const float* weights, int64_t count, int64_t place,
-                                               float key) {
-  return mass_before<false>(x, weights, count, place, key, 0);
+EXPORTED VERSIONS bool mistralrs_is_kept_of_largest(const float* x, const float* weights, int64_t count,
+                                                    const double* mass, int64_t place, double target) {
+  return is_kept<false>(x, weights, count, mass, place, target, 0);
 }
 
-EXPORTED VERSIONS double mistralrs_mass_nearer(const float* x, const float* weights, int64_t count, int64_t place,
-                                               float key, float centre) {
-  return mass_before<true>(x, weights, count, place, -key, centre);
+EXPORTED VERSIONS bool mistralrs_is_kept_of_nearest(const float* x, const float* weights, int64_t count,
+                                                    const double* mass, int64_t place, double target, float centre) {
+  return is_kept<true>(x, weights, count, mass, place, target, centre);
 }
 
 EXPORTED VERSIONS void mistralrs_mask(const float* x, int64_t count, const uint32_t* words, float* out) {

@@ -83,19 +83,21 @@ def test_weights(rows: Rows, size: int, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_mass_of_what_goes_before(rows: Rows, size: int) -> None:
-    """Of equals the first; a place may lie before or behind the piece that is looked at."""
-    row, weights = row_of(size), np.random.default_rng(1).random(size, np.float32)
+def test_what_a_share_keeps(rows: Rows, size: int) -> None:
+    """Of equals the first. Targets lie a thousandth to either side of what goes before, which is added up to 1e-6."""
+    row, weights = row_of(size), 0.1 + np.random.default_rng(1).random(size, np.float32)
     places, centre = np.arange(size), np.float32(0.5)
-    distances = np.abs(row - centre)
-    for place in {-3, 0, size // 2, size - 1, size + 9}:
-        key = row[min(max(place, 0), size - 1)]
-        before = (row > key) | ((row == key) & (places < place))
-        assert rows.mass_before(row, weights, place, float(key)) == pytest.approx(weights[before].sum(), rel=1e-6)
-        near = np.abs(key - centre)
-        nearer = (distances < near) | ((distances == near) & (places < place))
-        found = rows.mass_nearer(row, weights, place, float(near), float(centre))
-        assert found == pytest.approx(weights[nearer].sum(), rel=1e-6)
+    mass = np.add.reduceat(weights, range(0, size, BLOCK), dtype=np.float64).cumsum()
+    near = -np.abs(row - centre)
+    for place in {0, size // 3, size // 2, size - 1}:
+        for keys, is_kept in [
+            (row, lambda *of: rows.is_kept_of_largest(row, weights, mass, *of)),
+            (near, lambda *of: rows.is_kept_of_nearest(row, weights, mass, *of, float(centre))),
+        ]:
+            goes_before = (keys > keys[place]) | ((keys == keys[place]) & (places < place))
+            before = float(weights[goes_before].sum(dtype=np.float64))
+            assert is_kept(place, before * 1.001 + 0.05)
+            assert not is_kept(place, before * 0.999)
 
 
 @pytest.mark.parametrize("size", SIZES)
