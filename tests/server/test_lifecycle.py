@@ -115,6 +115,7 @@ def test_servers_can_follow_each_other_in_one_process(serve: Any) -> None:
 
 def serve_here() -> None:
     """What the processes of the tests below run: a parrot that takes its time."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have ignored it (nohup)
     here = runpy.run_path(str(CONFTEST), run_name="conftest")
     model = here["ParrotModel"](here["Parrot"](pause=float(sys.argv[1])))
     server = Server(lambda: model, ServerOptions(port=0), lambda _: os.write(1, b"%d\n" % server.port))
