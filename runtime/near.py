@@ -17,6 +17,7 @@ from .sampling import SamplingParams
 from .sums import dot, total
 
 FAR = 14.0  # nats below the likeliest, where a token has less than a millionth of its probability
+MOST = 2048  # tokens: where there are more, numpy is as quick
 SAMPLED = 61  # of so many logits one is looked at to see whether a row is flat
 ROUNDING = 1e-6  # of sums, relative
 
@@ -34,14 +35,15 @@ class Near(NamedTuple):
 def near_tokens(groups: Groups, temperature: float) -> Near | None:
     """None if they are so many that looking at the whole row takes as long."""
     least = below(groups.highest, FAR * temperature)
-    if (rows := compiled_rows()) is not None:
-        found = rows.near(groups.row, groups.maxima, GROUP, float(least), temperature)
-        if found is not None:
-            return Near(least, *found)
     if _are_many(groups, least):
         return None
+    most = len(groups.row) // 8
+    if (rows := compiled_rows()) is not None:
+        found = rows.near(groups.row, groups.maxima, GROUP, float(least), temperature, min(most, MOST))
+        if found is not None:
+            return Near(least, *found)
     places = groups.at_least(least)
-    if len(places) > len(groups.row) // 8:
+    if len(places) > most:
         return None
     scaled = temper(groups.row[places], groups.highest, temperature)
     weights = np.exp(scaled, out=scaled)

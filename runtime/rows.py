@@ -20,7 +20,6 @@ from .sums import BLOCK, Floats
 Ids = NDArray[np.int64]
 Masses = NDArray[np.float64]
 
-MOST_NEAR = 2048  # tokens; rows that have more of them are no place to look for a few
 _TWO_DOUBLES = c_double * 2
 _FLOAT32 = np.dtype(np.float32)
 
@@ -93,10 +92,12 @@ class Rows:
         """Numbers whose bit is set, and -inf elsewhere."""
         self._mask(_at_row(row), len(row), _at(bitmask), _at(out))
 
-    def near(self, row: Floats, maxima: Floats, group: int, least: float, temperature: float) -> NearMass | None:
-        """Of what is not less than `least`; None if it is much. `maxima`: as of `leading.Groups`."""
-        places, weights, masses = np.empty(MOST_NEAR, np.int64), np.empty(MOST_NEAR, np.float32), _TWO_DOUBLES()
-        sizes = len(row), group, _at(maxima), least, temperature, MOST_NEAR
+    def near(
+        self, row: Floats, maxima: Floats, group: int, least: float, temperature: float, most: int
+    ) -> NearMass | None:
+        """Of what is not less than `least`; None if that is more than `most`. `maxima`: as of `leading.Groups`."""
+        places, weights, masses = np.empty(most, np.int64), np.empty(most, np.float32), _TWO_DOUBLES()
+        sizes = len(row), group, _at(maxima), least, temperature, most
         count = self._near(_at_row(row), *sizes, _at(places), _at(weights), masses)
         return None if count < 0 else NearMass(places[:count], weights[:count], *masses)
 

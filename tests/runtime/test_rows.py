@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mistralrs_onnx.runtime.leading import GROUP, Groups
 from mistralrs_onnx.runtime.native import HERE, library_file
-from mistralrs_onnx.runtime.rows import MOST_NEAR, Rows
+from mistralrs_onnx.runtime.rows import Rows
 from mistralrs_onnx.runtime.sums import BLOCK
 
 Row = NDArray[np.float32]
@@ -117,7 +117,7 @@ def test_near(rows: Rows, size: int) -> None:
     row = row_of(size)
     groups, temperature = Groups(row), 0.7
     least = float(groups.highest) - 4
-    found = rows.near(row, groups.maxima, GROUP, least, temperature)
+    found = rows.near(row, groups.maxima, GROUP, least, temperature, size)
     assert found is not None
     np.testing.assert_array_equal(found.places, np.flatnonzero(row >= least))
     weights = np.exp((row.astype(np.float64) - row.max()) / temperature)
@@ -129,9 +129,9 @@ def test_near(rows: Rows, size: int) -> None:
 
 
 def test_what_is_not_few_is_not_near(rows: Rows) -> None:
-    for size, is_few in [(MOST_NEAR, True), (MOST_NEAR + 1, False)]:
+    for size, most, is_few in [(2000, 2000, True), (2000, 1999, False), (5, 0, False)]:
         groups = Groups(np.zeros(size, np.float32))
-        assert (rows.near(groups.row, groups.maxima, GROUP, 0.0, 1.0) is not None) == is_few
+        assert (rows.near(groups.row, groups.maxima, GROUP, 0.0, 1.0, most) is not None) == is_few
 
 
 def test_rows_are_float32(rows: Rows) -> None:
