@@ -12,7 +12,7 @@ from .grammar.masks import MaskJob, MaskWorker
 from .grammar.matcher import Masks
 from .logprobs import TokenLogprobs, prompt_logprobs
 from .request import Request
-from .sampler import EXHAUSTED, Sampler
+from .sampler import EXHAUSTED, Sampled, Sampler
 from .scheduler import Scheduled, Scheduler
 from .speculation import Speculation
 
@@ -25,13 +25,6 @@ class Owners(NamedTuple):
     tell: Callable[[Request, int, TokenLogprobs | None], None]
     complete: Callable[[Request], None]
     fail: Callable[[Request, RequestError], None]
-
-
-class _Drawn(NamedTuple):
-    """Token ids, or codes of the sampler, and their logarithms where those are asked for."""
-
-    token_ids: list[int]
-    logprobs: list[TokenLogprobs | None]
 
 
 @dataclass(slots=True)
@@ -131,16 +124,15 @@ class Choosing:
             if item.is_drawn:
                 yield _Item(item.request, item.draft, end - 1 - len(item.draft))
 
-    def _sample(self, items: Sequence[_Item], logits: Logits) -> _Drawn:
+    def _sample(self, items: Sequence[_Item], logits: Logits) -> Sampled:
         requests = [item.request for item in items]
         for item in items:
             item.request.mask = None if item.masks is None else item.masks[item.num_stood]
         numbers = [item.row + item.num_stood for item in items]
         rows = logits if numbers == list(range(len(logits))) else logits[numbers]
-        token_ids: list[int] = self._sampler.sample(rows, requests).tolist()
-        return _Drawn(token_ids, self._sampler.logprobs(rows, requests, token_ids))
+        return self._sampler.sample(rows, requests)
 
-    def _tell(self, items: Sequence[_Item], drawn: _Drawn) -> None:
+    def _tell(self, items: Sequence[_Item], drawn: Sampled) -> None:
         for item, token_id, logprobs in zip(items, *drawn, strict=True):
             request, matcher = item.request, item.request.matcher
             if token_id == EXHAUSTED and matcher is not None and matcher.can_end:

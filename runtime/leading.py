@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from .rows import compiled_rows
+
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -38,13 +40,21 @@ class Groups:
 
     def __init__(self, row: Floats) -> None:
         self.row = row
-        self._num_groups = len(row) // GROUP
-        self._columns = row[: GROUP * self._num_groups].reshape(GROUP, self._num_groups)
-        self._rest = row[GROUP * self._num_groups :]
-        self.maxima: Floats = np.empty(self._num_groups + len(self._rest), np.float32)
+        self._num_groups, num_alone = divmod(len(row), GROUP)
+        self.maxima: Floats = np.empty(self._num_groups + num_alone, np.float32)
+        self.highest = np.float32(self._find_maxima())
+
+    @property
+    def _columns(self) -> Floats:
+        return self.row[: GROUP * self._num_groups].reshape(GROUP, self._num_groups)
+
+    def _find_maxima(self) -> float | np.float32:
+        """Of the groups, and returns that of all; NaN if there is any."""
+        if (rows := compiled_rows()) is not None:
+            return rows.maxima(self.row, GROUP, self.maxima)
         np.maximum.reduce(self._columns, axis=0, out=self.maxima[: self._num_groups])
-        self.maxima[self._num_groups :] = self._rest
-        self.highest = np.float32(np.maximum.reduce(self.maxima))
+        self.maxima[self._num_groups :] = self.row[GROUP * self._num_groups :]
+        return np.maximum.reduce(self.maxima)
 
     def bound(self, count: int) -> np.float32:
         """Under which none of the `count` largest lies."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from .core import Logits
 from .leading import SORTED, Groups, Ids, Workspace, largest
-from .rows import Scores, compiled_rows
+from .rows import compiled_rows
 from .sums import BLOCK, block_sums
 
 LEAST = -9999.0  # JSON has no infinity; as vLLM
@@ -34,23 +34,45 @@ class TokenLogprobs(NamedTuple):
     rank: int = 0  # of the token, 1 for the likeliest; 0: not known
 
 
-def token_logprobs(row: Logits, token_id: int, num_top: int, space: Workspace | None = None) -> TokenLogprobs:
-    """Of one row of the model's logits (vocab,). Alternatives without probability are left out."""
-    own, rows = float(row[token_id]), compiled_rows()
-    scores = _scores(row, own, num_top, space) if rows is None else rows.scores(row, own, num_top)
-    likely = [logit for logit in row[scores.top].tolist() if logit > -math.inf]
-    top = tuple(map(TokenLogprob, scores.top, [logit - scores.normalizer for logit in likely]))
-    return TokenLogprobs(token_id, own - scores.normalizer, top, scores.rank)
+class Overview(NamedTuple):
+    """What a pass over a row of logits tells, before anything is asked about one of its tokens."""
+
+    normalizer: float  # the logarithm of the sum of exponentials
+    blocks: Logits  # the largest of each, or with numpy alone what it weighs: the sum of exp(x - shift)
+    shift: float = 0.0
 
 
-def _scores(row: Logits, own: float, num_top: int, space: Workspace | None) -> Scores:
+def overview(row: Logits, space: Workspace | None = None, copy: Logits | None = None) -> Overview:
+    """`copy`: to copy the row to on the way."""
+    if (rows := compiled_rows()) is not None:
+        return Overview(*rows.overview(row, copy))
+    if copy is not None:
+        np.copyto(copy, row)
     sums, shift = exponential_sums(row, space)
-    normalizer = shift + math.log(float(sums.sum(dtype=np.float64)))
-    places = likeliest(row, num_top, sums, shift)
+    return Overview(shift + math.log(float(sums.sum(dtype=np.float64))), sums, shift)
+
+
+def token_logprobs(
+    row: Logits, token_id: int, num_top: int, space: Workspace | None = None, seen: Overview | None = None
+) -> TokenLogprobs:
+    """Of one row of the model's logits (vocab,). Alternatives without probability are left out. `seen`: of the row."""
+    seen = overview(row, space) if seen is None else seen
+    own = float(row[token_id])
+    places, rank = _top(row, seen, own, num_top, space)
+    likely = [logit - seen.normalizer for logit in row[places].tolist() if logit > -math.inf]
+    top = tuple(map(TokenLogprob._make, zip(places, likely, strict=False)))
+    return TokenLogprobs(token_id, own - seen.normalizer, top, rank)
+
+
+def _top(row: Logits, seen: Overview, own: float, num_top: int, space: Workspace | None) -> tuple[list[int], int]:
+    """Places of the largest, and how many are not less than `own`."""
+    if (rows := compiled_rows()) is not None:
+        return rows.top(row, seen.blocks, own, num_top)
+    places = likeliest(row, num_top, seen.blocks, seen.shift)
     if places and own > row[places[-1]]:
-        return Scores(normalizer, places, int(np.count_nonzero(row[places] >= own)))
+        return places, int(np.count_nonzero(row[places] >= own))
     is_ahead = np.greater_equal(row, np.float32(own), out=None if space is None else space.above)
-    return Scores(normalizer, places, int(np.count_nonzero(is_ahead)))
+    return places, int(np.count_nonzero(is_ahead))
 
 
 def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .core import Logits
 from .leading import GROUP, Groups, Ids, leading
@@ -17,37 +18,38 @@ from .sampling import SamplingParams
 from .sums import dot, total
 
 FAR = 14.0  # nats below the likeliest, where a token has less than a millionth of its probability
-MOST = 2048  # tokens: where there are more, numpy is as quick
 SAMPLED = 61  # of so many logits one is looked at to see whether a row is flat
 ROUNDING = 1e-6  # of sums, relative
 
 
 class Near(NamedTuple):
-    """Tokens within FAR of the likeliest, ascending, and what they weigh, of which the likeliest has 1."""
+    """Tokens within FAR of the likeliest, ascending, what they weigh, of which the likeliest has 1, and sums of it."""
 
     least: np.float32  # of their logits
     places: Ids
     weights: Logits
-    mass: float
+    ends: NDArray[np.float64]  # sums of weights up to each
     rest: float  # the most that all others weigh
+
+    @property
+    def mass(self) -> float:
+        return float(self.ends[-1])
 
 
 def near_tokens(groups: Groups, temperature: float) -> Near | None:
     """None if they are so many that looking at the whole row takes as long."""
-    least = below(groups.highest, FAR * temperature)
+    least, most = below(groups.highest, FAR * temperature), len(groups.row) // 8
+    if (rows := compiled_rows()) is not None:
+        found = rows.near(groups.row, groups.maxima, GROUP, float(groups.highest), float(least), temperature, most)
+        return None if found is None else Near(least, *found)
     if _are_many(groups, least):
         return None
-    most = len(groups.row) // 8
-    if (rows := compiled_rows()) is not None:
-        found = rows.near(groups.row, groups.maxima, GROUP, float(least), temperature, min(most, MOST))
-        if found is not None:
-            return Near(least, *found)
     places = groups.at_least(least)
     if len(places) > most:
         return None
     scaled = temper(groups.row[places], groups.highest, temperature)
     weights = np.exp(scaled, out=scaled)
-    return Near(least, places, weights, total(weights), groups.weight_below(least, temperature))
+    return Near(least, places, weights, np.cumsum(weights, dtype=np.float64), groups.weight_below(least, temperature))
 
 
 def _are_many(groups: Groups, least: np.float32) -> bool:
@@ -86,11 +88,11 @@ def draw_near(groups: Groups, near: Near, temperature: float, u: float) -> int |
     Numbers stand for the weights of what is near, and behind these for slots of the others, each as wide as the most
     that it may weigh: only so much of a slot as it does weigh draws it.
     """
-    mass = np.cumsum(near.weights, dtype=np.float64)
-    offset = u * (float(mass[-1]) + near.rest)
-    if offset < mass[-1]:
-        return int(near.places[mass.searchsorted(offset, side="right")])
-    place, inside = groups.slot_below(offset - float(mass[-1]), near.least, temperature)
+    mass = near.mass
+    offset = u * (mass + near.rest)
+    if offset < mass:
+        return int(near.places[near.ends.searchsorted(offset, side="right")])
+    place, inside = groups.slot_below(offset - mass, near.least, temperature)
     logit = groups.row[place]
     weight = math.exp((float(logit) - float(groups.highest)) / temperature)
     return place if logit < near.least and inside < weight else None
@@ -101,12 +103,19 @@ def is_clearly_in_nucleus(near: Near, place: int, top_p: float) -> bool | None:
     index = _index(near, place)
     if index is None:
         return None
-    weight = near.weights[index]
-    equals = np.count_nonzero(near.weights[:index] == weight)
-    before = total(near.weights * (near.weights > weight)) + equals * float(weight)
+    before = _mass_ahead(near.weights, index)
     if before * (1 + ROUNDING) < top_p * near.mass:
         return True
     return False if before > top_p * (near.mass + near.rest) * (1 + ROUNDING) else None
+
+
+def _mass_ahead(weights: Logits, index: int) -> float:
+    """Of what is larger than the weight there, or as large and before it."""
+    if (rows := compiled_rows()) is not None:
+        return rows.mass_ahead(weights, index)
+    weight = weights[index]
+    equals = np.count_nonzero(weights[:index] == weight)
+    return total(weights * (weights > weight)) + equals * float(weight)
 
 
 def _index(near: Near, place: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from .core import Logits
 from .rows import compiled_rows
 
 Ids = NDArray[np.int64]
+Losses = NDArray[np.float32]
 
 MAX_MATCH = 50  # tokens; a longer repetition is punished as one of so many
 MOST = 1e30  # what DRY subtracts at most: finite, or a row could have no token left
@@ -18,16 +20,22 @@ MOST = 1e30  # what DRY subtracts at most: finite, or a row could have no token 
 
 def repeat(row: Logits, seen: Ids, penalty: float) -> None:
     """Divides positive and multiplies negative logits of `seen` tokens, once each (arXiv 1909.05858)."""
+    if (rows := compiled_rows()) is not None:
+        return rows.repeat(row, seen, penalty)
     old, factor = row[seen], np.float32(penalty)
     row[seen] = (np.minimum if penalty > 1 else np.maximum)(old / factor, old * factor)
+    return None
 
 
 def count(row: Logits, output: Ids, frequency: float, presence: float) -> None:
     """Subtracts count · frequency + presence from each token of the output (OpenAI's API)."""
+    if (rows := compiled_rows()) is not None:
+        return rows.count(row, output, frequency, presence)
     if presence:
         row[output] = row[output] - np.float32(presence)
     if frequency:
         np.subtract.at(row, output, np.float32(frequency))
+    return None
 
 
 def dry(
@@ -38,10 +46,20 @@ def dry(
     A token that followed an earlier occurrence of the end of the context has as m the length of that occurrence, the
     longest of several; breakers end it, and are never punished (text-generation-webui, pull request 5677).
     """
+    losses = _losses(multiplier, base, MAX_MATCH - allowed_length + 1)
+    if (rows := compiled_rows()) is not None:
+        return rows.dry(row, context, np.fromiter(breakers, np.int64, len(breakers)), allowed_length, losses)
     token_ids, lengths = repetitions(context, breakers, allowed_length)
     if len(token_ids):
-        losses = np.minimum(multiplier * base ** (lengths - float(allowed_length)), MOST).astype(np.float32)
-        np.minimum.at(row, token_ids, row[token_ids] - losses)  # the longest costs most
+        np.minimum.at(row, token_ids, row[token_ids] - losses[lengths - allowed_length])  # the longest costs most
+    return None
+
+
+@lru_cache
+def _losses(multiplier: float, base: float, count: int) -> Losses:
+    """Of what is as long as allowed, one token longer, ..."""
+    losses: Losses = np.minimum(multiplier * base ** np.arange(count), MOST).astype(np.float32)
+    return losses
 
 
 def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tuple[Ids, Ids]:
@@ -49,8 +67,6 @@ def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tupl
 
     Lengths are counted up to MAX_MATCH.
     """
-    if len(context) and (rows := compiled_rows()) is not None:
-        return rows.repetitions(context, np.fromiter(breakers, np.int64, len(breakers)), at_least, MAX_MATCH)
     last = context[-at_least:].tolist()
     if len(context) <= at_least or not breakers.isdisjoint(last):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

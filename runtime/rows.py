@@ -14,56 +14,61 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .native import library_file
+from .native import instruction_set, library_file
 from .sums import BLOCK, Floats
 
 Ids = NDArray[np.int64]
 Masses = NDArray[np.float64]
 
-_TWO_DOUBLES = c_double * 2
+VECTORS = {"amx": "avx512", "avx512": "avx512", "avxvnni": "avx2", "avx2": "avx2"}  # by sets of instructions
 _FLOAT32 = np.dtype(np.float32)
 
 
-class Scores(NamedTuple):
-    """Of a row of logits: the logarithm of the sum of exponentials, the largest, and how many are not less than one."""
-
-    normalizer: float
-    top: list[int]
-    rank: int
-
-
 class NearMass(NamedTuple):
-    """Places, ascending, what they weigh, the sum of it, and the most that all others weigh."""
+    """Places, ascending, what they weigh, sums of it up to each, and the most that all others weigh."""
 
     places: Ids
     weights: Floats
-    mass: float
+    ends: Masses
     rest: float
 
 
 class Rows:
     """All arrays are one-dimensional and contiguous, rows float32."""
 
-    def __init__(self, file: Path) -> None:
-        """Raises OSError for a file that is no library of ours."""
+    def __init__(self, file: Path, vectors: str) -> None:
+        """`vectors`: avx2 or avx512. Raises OSError or AttributeError for a file that is no library of ours."""
         library = ctypes.PyDLL(str(file))
         row, ids, size, number = c_void_p, c_void_p, c_int64, c_float
-        self._scores = _declared(library, "scores", c_double, row, size, number, size, ids, POINTER(c_int64))
-        self._weights = _declared(library, "weights", None, row, size, number, number, row, row)
+        self._overview = _declared(library, f"{vectors}_overview", c_double, row, size, row, row)
+        self._top = _declared(library, f"{vectors}_top", size, row, size, row, number, size, ids)
+        self._weights = _declared(library, f"{vectors}_weights", None, row, size, number, number, row, row)
         kept = row, row, size, c_void_p, size, c_double
-        self._is_kept_of_largest = _declared(library, "is_kept_of_largest", c_bool, *kept)
-        self._is_kept_of_nearest = _declared(library, "is_kept_of_nearest", c_bool, *kept, number)
-        self._mask = _declared(library, "mask", None, row, size, c_void_p, row)
-        near = row, size, size, row, number, number, size, ids, row, POINTER(c_double)
-        self._near = _declared(library, "near", size, *near)
-        self._repetitions = _declared(library, "repetitions", size, ids, size, ids, size, size, size, ids, ids)
+        self._is_kept_of_largest = _declared(library, f"{vectors}_is_kept_of_largest", c_bool, *kept)
+        self._is_kept_of_nearest = _declared(library, f"{vectors}_is_kept_of_nearest", c_bool, *kept, number)
+        self._mass_ahead = _declared(library, f"{vectors}_mass_ahead", c_double, row, size, size)
+        self._maxima = _declared(library, f"{vectors}_maxima", number, row, size, size, row)
+        self._mask = _declared(library, f"{vectors}_mask", None, row, size, c_void_p, row)
+        near = row, size, size, row, number, number, number, size, ids, row, c_void_p, POINTER(c_double)
+        self._near = _declared(library, f"{vectors}_near", size, *near)
+        self._repeat = _declared(library, "repeat", c_bool, row, size, ids, size, number)
+        self._count = _declared(library, "count", c_bool, row, size, ids, size, number, number)
+        self._dry = _declared(library, "dry", c_bool, row, size, ids, size, ids, size, size, row, size)
 
-    def scores(self, row: Floats, own: float, num_top: int) -> Scores:
-        """`num_top` places of the largest, descending, of equals the lower first."""
-        num_top, rank = min(num_top, len(row)), c_int64()
-        top = np.empty(num_top, np.int64)
-        normalizer = self._scores(_at_row(row), len(row), own, num_top, _at(top), rank)
-        return Scores(normalizer, top.tolist(), rank.value)
+    def overview(self, row: Floats, copy: Floats | None = None) -> tuple[float, Floats]:
+        """The logarithm of the sum of exponentials, and the largest of each block. `copy`: to copy the row to."""
+        highest = np.empty(-(-len(row) // BLOCK), np.float32)
+        normalizer = self._overview(_at_row(row), len(row), None if copy is None else _at_row(copy), _at(highest))
+        return normalizer, highest
+
+    def top(self, row: Floats, highest: Floats, own: float, num_top: int) -> tuple[list[int], int]:
+        """`num_top` places of the largest, descending, of equals the lower first; how many are not less than `own`.
+
+        `highest`: of each block.
+        """
+        top = np.empty(min(num_top, len(row)), np.int64)
+        rank: int = self._top(_at_row(row), len(row), _at(highest), own, len(top), _at(top))
+        return top.tolist(), rank
 
     def weigh(self, row: Floats, highest: float, temperature: float, weights: Floats) -> Floats:
         """exp((x - highest) / temperature) of each, to `weights`; returns their sums by blocks."""
@@ -88,44 +93,61 @@ class Rows:
         kept: bool = self._is_kept_of_nearest(_at_row(values), _at_row(weights), *sizes)
         return kept
 
+    def mass_ahead(self, weights: Floats, place: int) -> float:
+        """Of what is larger than what lies at the place, or as large and before it."""
+        mass: float = self._mass_ahead(_at_row(weights), len(weights), place)
+        return mass
+
+    def maxima(self, row: Floats, group: int, out: Floats) -> float:
+        """To `out`, as of `leading.Groups`; returns the largest of all, NaN if there is any."""
+        highest: float = self._maxima(_at_row(row), len(row), group, _at(out))
+        return highest
+
     def mask(self, row: Floats, bitmask: NDArray[np.int32], out: Floats) -> None:
         """Numbers whose bit is set, and -inf elsewhere."""
         self._mask(_at_row(row), len(row), _at(bitmask), _at(out))
 
     def near(
-        self, row: Floats, maxima: Floats, group: int, least: float, temperature: float, most: int
+        self, row: Floats, maxima: Floats, group: int, highest: float, least: float, temperature: float, most: int
     ) -> NearMass | None:
         """Of what is not less than `least`; None if that is more than `most`. `maxima`: as of `leading.Groups`."""
-        places, weights, masses = np.empty(most, np.int64), np.empty(most, np.float32), _TWO_DOUBLES()
-        sizes = len(row), group, _at(maxima), least, temperature, most
-        count = self._near(_at_row(row), *sizes, _at(places), _at(weights), masses)
-        return None if count < 0 else NearMass(places[:count], weights[:count], *masses)
+        places, weights, ends, rest = np.empty(most, np.int64), np.empty(most, np.float32), np.empty(most), c_double()
+        sizes = len(row), group, _at(maxima), highest, least, temperature, most
+        count = self._near(_at_row(row), *sizes, _at(places), _at(weights), _at(ends), rest)
+        return None if count < 0 else NearMass(places[:count], weights[:count], ends[:count], rest.value)
 
-    def repetitions(self, context: Ids, breakers: Ids, at_least: int, most: int) -> tuple[Ids, Ids]:
-        """What followed earlier occurrences of the last `at_least` tokens, and their lengths, up to `most`.
+    def repeat(self, row: Floats, seen: Ids, penalty: float) -> None:
+        """As `penalties.repeat`. Raises IndexError."""
+        if not self._repeat(_at_row(row), len(row), _at(seen), len(seen), penalty):
+            raise _no_place(row, seen)
 
-        Breakers end an occurrence and are no token to follow.
-        """
-        tokens, lengths = np.empty((2, len(context)), np.int64)
-        sizes = len(breakers), at_least, most
-        count = self._repetitions(_at(context), len(context), _at(breakers), *sizes, _at(tokens), _at(lengths))
-        return tokens[:count], lengths[:count]
+    def count(self, row: Floats, output: Ids, frequency: float, presence: float) -> None:
+        """As `penalties.count`. Raises IndexError."""
+        if not self._count(_at_row(row), len(row), _at(output), len(output), frequency, presence):
+            raise _no_place(row, output)
+
+    def dry(self, row: Floats, context: Ids, breakers: Ids, at_least: int, losses: Floats) -> None:
+        """As `penalties.dry`. `losses`: of repetitions of `at_least` tokens, one more, ... Raises IndexError."""
+        sizes = len(breakers), at_least, _at(losses), len(losses)
+        if not self._dry(_at_row(row), len(row), _at(context), len(context), _at(breakers), *sizes):
+            raise _no_place(row, context)
 
 
 @cache
 def compiled_rows() -> Rows | None:
-    """None where nothing was compiled, or it does not load: numpy does the same."""
-    file = library_file()
-    try:
-        return None if file is None else Rows(file)
-    except (OSError, AttributeError):
-        return None
+    """None where there are no kernels of ours: numpy does the same."""
+    file, kernels = library_file(), instruction_set()
+    return None if file is None or kernels is None else Rows(file, VECTORS[kernels])
 
 
 def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:
     function = library[f"mistralrs_{name}"]
     function.restype, function.argtypes = result, arguments
     return function
+
+
+def _no_place(row: Floats, places: Ids) -> IndexError:
+    return IndexError(f"places from {places.min()} to {places.max()} in a row of {len(row)}")
 
 
 def _at(array: Any) -> Any:  # mypy does not know that arrays are buffers

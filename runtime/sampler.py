@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import masks, penalties
 from .core import Logits
 from .errors import RequestError
 from .filters import Distribution, distribution, draw_unfiltered
 from .leading import Groups, Ids, Workspace
-from .logprobs import TokenLogprobs, token_logprobs
+from .logprobs import TokenLogprobs, overview, token_logprobs
 from .near import near_tokens
 from .rejection import draw_kept
 from .sampling import SamplingParams
@@ -44,6 +43,13 @@ class Context(Protocol):
         """Of a grammar: which tokens it takes next."""
 
 
+class Sampled(NamedTuple):
+    """Of each row its token, or FAILED or EXHAUSTED, and how likely the model had it, where that is asked for."""
+
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs | None]
+
+
 class Sampler:
     """Chooses one token per row. Holds no state: the same row and context give the same token in any batch.
 
@@ -62,11 +68,11 @@ class Sampler:
         self._eos_token_ids = eos_token_ids
         self._space = Workspace(0)  # of no meaning between two rows
 
-    def sample(self, logits: Logits, contexts: Sequence[Context]) -> NDArray[np.int64]:
-        """Token ids of the rows (R, vocab), or FAILED or EXHAUSTED. Leaves `logits` as it is."""
+    def sample(self, logits: Logits, contexts: Sequence[Context]) -> Sampled:
+        """Of rows (R, vocab), which it leaves as they are."""
         with np.errstate(over="ignore"):
-            chosen = [self._choose(row, context) for row, context in zip(logits, contexts, strict=True)]
-        return np.array(chosen, np.int64)
+            pairs = [self._sample(row, context) for row, context in zip(logits, contexts, strict=True)]
+        return Sampled([token_id for token_id, _ in pairs], [logprobs for _, logprobs in pairs])
 
     def distribution(self, logits: Logits, context: Context) -> Distribution | int:
         """What one row (vocab,) is drawn from, a single token if it is greedy; or FAILED or EXHAUSTED.
@@ -83,25 +89,23 @@ class Sampler:
         with np.errstate(over="ignore"):
             return distribution(Groups(row), context.params, token_ids, self._space)
 
-    def logprobs(
-        self, logits: Logits, contexts: Sequence[Context], token_ids: Sequence[int] | NDArray[np.int64]
-    ) -> list[TokenLogprobs | None]:
-        """Of the chosen tokens of rows (R, vocab), as the model has them; None where none are asked for or chosen."""
-        return [
-            token_logprobs(row, int(token_id), context.params.logprobs, self._space_for(row))
-            if context.params.logprobs is not None and token_id >= 0
-            else None
-            for row, context, token_id in zip(logits, contexts, token_ids, strict=True)
-        ]
-
     def _space_for(self, row: Logits) -> Workspace:
         if len(row) != self._space.num_tokens:
             self._space = Workspace(len(row))
         return self._space
 
-    def _choose(self, logits: Logits, context: Context) -> int:
+    def _sample(self, row: Logits, context: Context) -> tuple[int, TokenLogprobs | None]:
+        num_top, space = context.params.logprobs, self._space_for(row)
+        if num_top is None:
+            return self._choose(row, context), None
+        is_copied = context.mask is None and context.params.edits_logits
+        seen = overview(row, space, space.edited if is_copied else None)
+        token_id = self._choose(row, context, is_copied)
+        return token_id, token_logprobs(row, token_id, num_top, space, seen) if token_id >= 0 else None
+
+    def _choose(self, logits: Logits, context: Context, is_copied: bool = False) -> int:
         params = context.params
-        row, token_ids = self._edited(logits, context)
+        row, token_ids = self._edited(logits, context, is_copied)
         if params.is_greedy:
             place = int(row.argmax())  # of a row with NaN the place of the first
             if not np.isfinite(row[place]):
@@ -120,8 +124,11 @@ class Sampler:
                 return distribution(groups, params, token_ids, self._space).draw(next(uniforms))
         return place if token_ids is None else int(token_ids[place])
 
-    def _edited(self, row: Logits, context: Context) -> tuple[Logits, Ids | None]:
-        """Logits after masks, penalties and biases: all of them, or those of the tokens that come with them."""
+    def _edited(self, row: Logits, context: Context, is_copied: bool = False) -> tuple[Logits, Ids | None]:
+        """Logits after masks, penalties and biases: all of them, or those of the tokens that come with them.
+
+        `is_copied`: whether `edited` has them as they are.
+        """
         space = self._space_for(row)
         if _is_plain(context):
             return row, None
@@ -135,7 +142,7 @@ class Sampler:
             logits[token_ids] = row[token_ids]
         elif context.mask is not None:
             masks.apply_bitmask(row, context.mask, logits, space.products)
-        else:
+        elif not is_copied:
             np.copyto(logits, row)
         if _mask(logits, context, self._eos_token_ids):
             token_ids = _few_allowed(logits)

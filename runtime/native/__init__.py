@@ -2,7 +2,7 @@
 
 They need Linux on x86-64 with AVX2, and a compiler when the project is installed. AVX-VNNI and AVX-512 VNNI make them
 faster and change no bits; AMX does where there are many rows. Without kernels the same packages run on stock operators,
-with results that differ as much as rounding does. The library also has what `rows.py` calls, for any x86-64.
+with results that differ as much as rounding does. The library also has what `rows.py` calls, with the same sets.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def plain_loop(prompt: Sequence[int], num_tokens: int, params: SamplingParams) -
     """What the model says to the prompt, one token after the other, with nothing between."""
     request = Request(0, np.array(prompt, np.int64), params, 10**6, params.seed or 0)
     for _ in range(num_tokens):
-        request.append(int(Sampler().sample(logits_of(request.token_ids)[None], [request])[0]))
+        request.append(Sampler().sample(logits_of(request.token_ids)[None], [request]).token_ids[0])
     return tuple(request.token_ids[len(prompt) :])
 
 

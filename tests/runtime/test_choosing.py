@@ -102,7 +102,7 @@ def slowly(
     while request.num_output < (params.max_tokens or 0) and not matcher.is_finished:
         request.mask = matcher.mask().copy()
         logits = logits_of(request.token_ids)
-        token = int(sampler.sample(logits[None], [request])[0])
+        token = sampler.sample(logits[None], [request]).token_ids[0]
         if params.logprobs is not None:
             logprobs.append(token_logprobs(logits, token, params.logprobs))
         request.append(token)

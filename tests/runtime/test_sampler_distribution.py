@@ -236,7 +236,7 @@ def test_tokens_of_one_request_follow_the_formula_too(make_request: MakeRequest)
     logits = (2 * np.random.default_rng(5).standard_normal(VOCAB)).astype(np.float32)
     request, sampler, drawn = make_request([1], seed=11, top_p=0.9), Sampler(), []
     for _ in range(5000):
-        drawn.append(int(sampler.sample(logits[None], [request])[0]))
+        drawn.append(sampler.sample(logits[None], [request]).token_ids[0])
         request.append(drawn[-1])
     statistic, freedom = chi_square(np.array(drawn), 5000 * plain_chain(logits, request.params))
     assert statistic <= critical(freedom)

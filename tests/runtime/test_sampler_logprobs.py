@@ -29,11 +29,9 @@ def test_they_are_of_the_unfiltered_distribution(make_request: MakeRequest) -> N
     logits = np.log(np.array([[1, 2, 3]], np.float32))
     params = {"top_k": 1, "temperature": 0.5, "repetition_penalty": 50.0, "bad_words": ((2,),), "logit_bias": {0: 3.0}}
     request = make_request([1], logprobs=3, seed=0, **params)
-    sampler = Sampler()
-    token_ids = sampler.sample(logits, [request])
-    (told,) = sampler.logprobs(logits, [request], token_ids)
+    (token_id,), (told,) = Sampler().sample(logits, [request])
     assert told is not None
-    assert told.token_id == token_ids[0] == 0
+    assert told.token_id == token_id == 0
     assert np.exp(told.logprob) == pytest.approx(1 / 6, rel=1e-6)
     assert [token_id for token_id, _ in told.top] == [2, 1, 0]
     np.testing.assert_allclose(np.exp([logprob for _, logprob in told.top]), [3 / 6, 2 / 6, 1 / 6], rtol=1e-6)
@@ -95,11 +93,14 @@ def test_tokens_without_probability_are_no_alternatives() -> None:
 
 def test_only_rows_that_ask_and_have_a_token_are_told(make_request: MakeRequest) -> None:
     logits = np.zeros((4, 50), np.float32)
-    requests = [make_request([1], logprobs=n) for n in (None, 0, 2, 2)]
-    told = Sampler().logprobs(logits, requests, [1, 2, FAILED, EXHAUSTED])
+    logits[2] = np.nan
+    requests = [make_request([1], logprobs=n, seed=0) for n in (None, 0, 2, 2)]
+    requests[3].mask = np.zeros(2, np.int32)
+    token_ids, told = Sampler().sample(logits, requests)
+    assert token_ids[2:] == [FAILED, EXHAUSTED]
     assert told[0] is told[2] is told[3] is None
     assert told[1] is not None
-    assert told[1] == (2, pytest.approx(-np.log(50), abs=1e-6), (), 50)
+    assert told[1] == (token_ids[1], pytest.approx(-np.log(50), abs=1e-6), (), 50)
 
 
 def test_of_a_prompt_each_token_has_that_of_its_row() -> None:

@@ -69,9 +69,9 @@ def test_a_bad_word_may_not_be_finished(output: list[int], banned: list[int]) ->
 def test_bad_words_begin_in_the_output(make_request: MakeRequest) -> None:
     logits = np.array([[0.0, 1.0, 2.0, 3.0]], np.float32)
     request = make_request([2], temperature=0, bad_words=((2, 3), (0,)))
-    assert Sampler().sample(logits, [request]) == 3
+    assert Sampler().sample(logits, [request]).token_ids == [3]
     request.append(2)
-    assert Sampler().sample(logits, [request]) == 2
+    assert Sampler().sample(logits, [request]).token_ids == [2]
 
 
 def test_nothing_ends_the_output_before_min_tokens(make_request: MakeRequest) -> None:
@@ -79,13 +79,13 @@ def test_nothing_ends_the_output_before_min_tokens(make_request: MakeRequest) ->
     request = make_request([3], temperature=0, min_tokens=2, stop_token_ids=frozenset({2}))
     chosen = []
     for _ in range(3):
-        chosen.append(int(Sampler(frozenset({3})).sample(logits, [request])[0]))
+        chosen.append(Sampler(frozenset({3})).sample(logits, [request]).token_ids[0])
         request.append(chosen[-1])
     assert chosen == [1, 1, 3]
     beyond = make_request([3], temperature=0, min_tokens=2)
-    assert Sampler(frozenset({4})).sample(logits, [beyond]) == 3  # an end that the model cannot say
+    assert Sampler(frozenset({4})).sample(logits, [beyond]).token_ids == [3]  # an end that the model cannot say
     unending = make_request([3], temperature=0, min_tokens=2, ignore_eos=True)
-    assert Sampler(frozenset({3})).sample(logits, [unending]) == 3  # ends nothing, so it may come
+    assert Sampler(frozenset({3})).sample(logits, [unending]).token_ids == [3]  # ends nothing, so it may come
 
 
 @pytest.mark.parametrize("num_allowed", [1, 3, 250])
@@ -99,11 +99,11 @@ def test_a_masked_token_is_never_drawn(num_allowed: int, params: dict[str, float
     requests = [make_request([1], seed=i, **params) for i in range(100)]
     for request in requests:
         request.mask = np.packbits(bits, bitorder="little").view(np.int32)
-    assert set(Sampler().sample(logits, requests).tolist()) <= set(allowed.tolist())
+    assert set(Sampler().sample(logits, requests).token_ids) <= set(allowed.tolist())
 
 
 def test_a_mask_of_nothing_exhausts(make_request: MakeRequest) -> None:
     for temperature in (0, 1):
         request = make_request([1], temperature=temperature)
         request.mask = np.zeros(1, np.int32)
-        assert Sampler().sample(np.zeros((1, 8), np.float32), [request]) == EXHAUSTED
+        assert Sampler().sample(np.zeros((1, 8), np.float32), [request]).token_ids == [EXHAUSTED]

@@ -96,7 +96,7 @@ def test_dry_looks_at_its_range_of_prompt_and_output(make_request: MakeRequest) 
     for last, chosen in [(0, 0), (4, 0), (3, 2)]:
         request = make_request([1, 2, 0], dry_range=last, dry_sequence_breakers=(7,), **asked)
         request.append(1)
-        assert Sampler().sample(logits, [request]) == chosen
+        assert Sampler().sample(logits, [request]).token_ids == [chosen]
 
 
 @settings(max_examples=100, deadline=None)
@@ -120,11 +120,11 @@ def test_frequency_counts_and_presence_does_not(output: list[int], frequency: fl
 def test_repetition_looks_at_prompt_and_output_in_its_window(make_request: MakeRequest) -> None:
     logits = np.array([[3.0, 2.0, -1.0, 1.0]], np.float32)
     wide = make_request([0, 1, 2], temperature=0, repetition_penalty=4.0, repeat_last_n=0)
-    assert Sampler().sample(logits, [wide])[0] == 3
+    assert Sampler().sample(logits, [wide]).token_ids[0] == 3
     narrow = make_request([0, 1, 2], temperature=0, repetition_penalty=4.0, repeat_last_n=1)
-    assert Sampler().sample(logits, [narrow])[0] == 0
+    assert Sampler().sample(logits, [narrow]).token_ids[0] == 0
     narrow.append(0)
-    assert Sampler().sample(logits, [narrow])[0] == 1
+    assert Sampler().sample(logits, [narrow]).token_ids[0] == 1
 
 
 def test_frequency_and_presence_look_at_the_output_alone(make_request: MakeRequest) -> None:
@@ -132,12 +132,12 @@ def test_frequency_and_presence_look_at_the_output_alone(make_request: MakeReque
     often = make_request([0, 0, 0, 0], temperature=0, frequency_penalty=0.4)
     chosen = []
     for _ in range(5):
-        chosen.append(int(Sampler().sample(logits, [often])[0]))
+        chosen.append(Sampler().sample(logits, [often]).token_ids[0])
         often.append(chosen[-1])
     assert chosen == [0, 0, 1, 0, 1]
     present = make_request([0], temperature=0, presence_penalty=1.0)
     present.append(0)
-    assert Sampler().sample(logits, [present])[0] == 1
+    assert Sampler().sample(logits, [present]).token_ids[0] == 1
 
 
 @pytest.mark.parametrize("output", [[], [5], [4, 5], [4, 4, 4, 4]])
