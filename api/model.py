@@ -23,7 +23,7 @@ from mistralrs_onnx.runtime.grammar.masks import MaskWorker
 from mistralrs_onnx.runtime.grammar.spec import GrammarSpec
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.runtime.sessions import usable_device
+from mistralrs_onnx.runtime.sessions import num_processors, usable_device
 from mistralrs_onnx.runtime.speculation import PromptLookup, Speculation
 from mistralrs_onnx.runtime.token_bytes import TokenBytes
 from mistralrs_onnx.runtime.uncached import Uncached
@@ -137,7 +137,8 @@ def load(path: Path, options: LoadOptions = LoadOptions(), adapters: Adapters | 
     template = _template(package, tokenizer)
     speculation = _speculation(runner, tokenizer, options)
     limits = replace(options.engine, kv_mem=whole_memory(runner)) if device.is_cuda else options.engine
-    engine = _engine(package.manifest, runner, tokenizer, limits, speculation)
+    num_threads = options.num_threads or num_processors()
+    engine = _engine(package.manifest, runner, tokenizer, limits, speculation, num_threads)
     engine.start()
     grammars = GrammarCompiler(tokenizer, package.manifest.vocab_size, package.manifest.eos_token_ids)
     return Model(
@@ -213,12 +214,13 @@ def _engine(
     tokenizer: Tokenizer,
     options: EngineOptions,
     speculation: Speculation | None,
+    num_threads: int,
 ) -> Engine:
     kv_mem = options.kv_mem or max(available_memory() // 2, runner.capacity * runner.token_bytes)
     ends, worker = frozenset(manifest.eos_token_ids), MaskWorker(manifest.vocab_size)
     try:
         options = replace(options, kv_mem=kv_mem)
-        return Engine(runner, tokenizer, ends, manifest.context_length, options, speculation, worker)
+        return Engine(runner, tokenizer, ends, manifest.context_length, options, speculation, worker, num_threads)
     except RoomError:
         raise
     except ValueError as error:

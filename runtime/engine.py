@@ -51,8 +51,12 @@ class Engine:
         options: EngineOptions,
         speculation: Speculation | None = None,
         mask_worker: MaskWorker | None = None,
+        num_threads: int = 1,
     ) -> None:
-        """`mask_worker`: for requests with grammars. Raises ValueError for options that contradict each other."""
+        """`mask_worker`: for requests with grammars. `num_threads`: that look at logits between steps.
+
+        Raises ValueError for options that contradict each other.
+        """
         if not options.kv_cache:
             runner = Uncached(runner, num_slots=options.max_seqs, max_chunk=options.prefill_chunk)
         limits = limits_of(runner, context_length, options)
@@ -72,7 +76,9 @@ class Engine:
             lambda request: self._end(request, "stop"),
             lambda request, error: self._end(request, "error", error),
         )
-        self._choosing = Choosing(Sampler(eos_token_ids), self._scheduler, owners, speculation, mask_worker)
+        self._choosing = Choosing(
+            Sampler(eos_token_ids, num_threads), self._scheduler, owners, speculation, mask_worker
+        )
         self._counts = Counts()
         self._log = WorkLog(self.stats)
         # Guarded by the condition: what other threads put in.

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from .core import Logits
 from .exponentials import weigh
 from .leading import Groups, Ids, Workspace, largest, leading
-from .near import Near, below, clear_nucleus, draw_near, near_tokens, temper
+from .near import below, clear_nucleus, draw_near, near_tokens, temper
+from .rows import Near
 from .sampling import SamplingParams
 from .sums import BLOCK, block_sums, dot, total
 
@@ -103,10 +104,16 @@ def draw_unfiltered(
             place = draw_near(groups, near, temperature, u)
             if place is not None:
                 return place
-    space = space or Workspace(len(groups.row))
-    weights = space.weights[: len(groups.row)]
-    sums = weigh(groups.row, groups.highest, temperature, weights)
+    weights, sums = weighed(groups, temperature, space or Workspace(len(groups.row)))
     return place_at(weights, np.cumsum(sums, dtype=np.float64), next(uniforms))
+
+
+def weighed(groups: Groups, temperature: float, space: Workspace) -> tuple[Logits, Logits]:
+    """What all tokens of a row weigh, and the sums of it by blocks."""
+    if groups.known is not None and groups.known.weights is not None:
+        return groups.known.weights
+    weights = space.weights[: len(groups.row)]
+    return weights, weigh(groups.row, groups.highest, temperature, weights)
 
 
 def typical(weights: Logits, typical_p: float, space: Workspace | None = None) -> Ids:

@@ -7,15 +7,17 @@ what is far from the highest is left out by groups.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .rows import compiled_rows
+from .rows import Near, compiled_rows
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Number = float | np.float32
 
 GROUP = 64  # numbers of which the largest stands for all
 SORTED = 2048  # up to so many keys are sorted; more are narrowed down first
@@ -35,26 +37,39 @@ class Workspace:
         self.above, self.wider = np.empty((2, num_tokens), np.bool_)
 
 
+class Known(NamedTuple):
+    """What was found out about a row before: `maxima` of its groups, and what `near_tokens` and `weigh` say of it.
+
+    `weights`, and their sums by blocks: None where few tokens are near, or nobody asked.
+    """
+
+    maxima: Floats
+    highest: float
+    near: Near | None
+    weights: tuple[Floats, Floats] | None = None
+
+
 class Groups:
     """One row of numbers and the largest of each group. Groups are columns; what does not fill them stands alone."""
 
-    def __init__(self, row: Floats) -> None:
-        self.row = row
+    def __init__(self, row: Floats, known: Known | None = None) -> None:
+        self.row, self.known = row, known
         self._num_groups, num_alone = divmod(len(row), GROUP)
-        self.maxima: Floats = np.empty(self._num_groups + num_alone, np.float32)
-        self.highest = np.float32(self._find_maxima())
+        self.maxima: Floats = known.maxima if known else np.empty(self._num_groups + num_alone, np.float32)
+        self.highest = np.float32(known.highest if known else self._find_maxima())
 
     @property
     def _columns(self) -> Floats:
         return self.row[: GROUP * self._num_groups].reshape(GROUP, self._num_groups)
 
-    def _find_maxima(self) -> float | np.float32:
+    def _find_maxima(self) -> Number:
         """Of the groups, and returns that of all; NaN if there is any."""
         if (rows := compiled_rows()) is not None:
             return rows.maxima(self.row, GROUP, self.maxima)
         np.maximum.reduce(self._columns, axis=0, out=self.maxima[: self._num_groups])
         self.maxima[self._num_groups :] = self.row[GROUP * self._num_groups :]
-        return np.maximum.reduce(self.maxima)
+        highest: np.float32 = np.maximum.reduce(self.maxima)
+        return highest
 
     def bound(self, count: int) -> np.float32:
         """Under which none of the `count` largest lies."""
@@ -76,17 +91,17 @@ class Groups:
         places = lines * self._num_groups + groups[columns]
         return np.concatenate([places, alone]) if len(alone) else places
 
-    def weight_below(self, least: np.float32, temperature: float) -> float:
+    def weight_below(self, least: Number, temperature: float) -> float:
         """At least the sum of exp((x - highest) / temperature) over all x under `least`."""
         scaled = self._scaled_below(least, temperature)
         return self._of_all(np.exp(scaled, out=scaled))
 
-    def moment_below(self, least: np.float32, temperature: float) -> float:
+    def moment_below(self, least: Number, temperature: float) -> float:
         """At least the sum of -s exp(s), s = (x - highest) / temperature, over all x under `least`, whose s <= -1."""
         scaled = np.clip(self._scaled_below(least, temperature), LOWEST, 0)
         return -self._of_all(scaled * np.exp(scaled))
 
-    def slot_below(self, offset: float, least: np.float32, temperature: float) -> tuple[int, float]:
+    def slot_below(self, offset: float, least: Number, temperature: float) -> tuple[int, float]:
         """Which place has `offset`, and how far inside, where each has as much as `weight_below` counts for it."""
         each = np.exp(self._scaled_below(least, temperature)).astype(np.float64)
         ends = each.copy()
@@ -101,7 +116,7 @@ class Groups:
         line = min(int(inside / each[group]), GROUP - 1)
         return line * self._num_groups + group, inside - line * float(each[group])
 
-    def _scaled_below(self, least: np.float32, temperature: float) -> Floats:
+    def _scaled_below(self, least: Number, temperature: float) -> Floats:
         scaled: Floats = (np.minimum(self.maxima, least) - self.highest) / np.float32(temperature)
         return scaled
 

@@ -34,20 +34,25 @@ class TokenLogprobs(NamedTuple):
     rank: int = 0  # of the token, 1 for the likeliest; 0: not known
 
 
+class Top(NamedTuple):
+    """Places of the largest logits, descending, and these; of equals the lower first."""
+
+    places: list[int]
+    logits: list[float]
+
+
 class Overview(NamedTuple):
     """What a pass over a row of logits tells, before anything is asked about one of its tokens."""
 
     normalizer: float  # the logarithm of the sum of exponentials
     blocks: Logits  # the largest of each, or with numpy alone what it weighs: the sum of exp(x - shift)
     shift: float = 0.0
+    top: Top | None = None  # as many as are asked for
 
 
-def overview(row: Logits, space: Workspace | None = None, copy: Logits | None = None) -> Overview:
-    """`copy`: to copy the row to on the way."""
+def overview(row: Logits, space: Workspace | None = None) -> Overview:
     if (rows := compiled_rows()) is not None:
-        return Overview(*rows.overview(row, copy))
-    if copy is not None:
-        np.copyto(copy, row)
+        return Overview(*rows.overview(row))
     sums, shift = exponential_sums(row, space)
     return Overview(shift + math.log(float(sums.sum(dtype=np.float64))), sums, shift)
 
@@ -57,22 +62,30 @@ def token_logprobs(
 ) -> TokenLogprobs:
     """Of one row of the model's logits (vocab,). Alternatives without probability are left out. `seen`: of the row."""
     seen = overview(row, space) if seen is None else seen
-    own = float(row[token_id])
-    places, rank = _top(row, seen, own, num_top, space)
-    likely = [logit - seen.normalizer for logit in row[places].tolist() if logit > -math.inf]
+    own, (places, logits) = float(row[token_id]), _top(row, seen, num_top) if seen.top is None else seen.top
+    if logits and own > logits[-1]:
+        rank = sum(logit >= own for logit in logits)
+    else:
+        rank = _rank(row, seen, own, space)
+    likely = [logit - seen.normalizer for logit in logits if logit > -math.inf]
     top = tuple(map(TokenLogprob._make, zip(places, likely, strict=False)))
     return TokenLogprobs(token_id, own - seen.normalizer, top, rank)
 
 
-def _top(row: Logits, seen: Overview, own: float, num_top: int, space: Workspace | None) -> tuple[list[int], int]:
-    """Places of the largest, and how many are not less than `own`."""
+def _top(row: Logits, seen: Overview, num_top: int) -> Top:
     if (rows := compiled_rows()) is not None:
-        return rows.top(row, seen.blocks, own, num_top)
-    places = likeliest(row, num_top, seen.blocks, seen.shift)
-    if places and own > row[places[-1]]:
-        return places, int(np.count_nonzero(row[places] >= own))
+        places = rows.top(row, seen.blocks, num_top)
+    else:
+        places = likeliest(row, num_top, seen.blocks, seen.shift)
+    return Top(places, row[places].tolist())
+
+
+def _rank(row: Logits, seen: Overview, own: float, space: Workspace | None) -> int:
+    """How many are not less."""
+    if (rows := compiled_rows()) is not None:
+        return rows.rank(row, seen.blocks, own)
     is_ahead = np.greater_equal(row, np.float32(own), out=None if space is None else space.above)
-    return places, int(np.count_nonzero(is_ahead))
+    return int(np.count_nonzero(is_ahead))
 
 
 def prompt_logprobs(logits: Logits, token_ids: Sequence[int], num_top: int) -> Iterator[TokenLogprobs]:

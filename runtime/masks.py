@@ -13,6 +13,7 @@ from .rows import compiled_rows
 Ids = NDArray[np.int64]
 Bitmask = NDArray[np.int32]  # bit t % 32 of word t // 32: token t is allowed
 
+FEW = 32  # of so many tokens it leaves one
 _INF = np.float32(np.inf)
 # Of each byte, the most that the logits of its eight tokens may be.
 _CEILINGS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), _INF, -_INF)
@@ -22,10 +23,15 @@ def num_words(vocab_size: int) -> int:
     return (vocab_size + 31) // 32
 
 
-def few_allowed(bitmask: Bitmask, vocab_size: int, most: int) -> Ids | None:
-    """Ascending tokens; None if they are more than `most`. Bits beyond the vocabulary mean nothing, here and below."""
+def leaves_few(bitmask: Bitmask, vocab_size: int) -> bool:
+    """Whether taking what it leaves out of a row costs no more than looking at all."""
     assert bitmask.shape == (num_words(vocab_size),), f"a mask of {bitmask.shape} words for {vocab_size} tokens"
-    if np.bitwise_count(bitmask.view(np.uint32)).sum() > most:
+    return bool(np.bitwise_count(bitmask.view(np.uint32)).sum() <= vocab_size // FEW)
+
+
+def few_allowed(bitmask: Bitmask, vocab_size: int) -> Ids | None:
+    """Ascending tokens; None if they are not few. Bits beyond the vocabulary mean nothing, here and below."""
+    if not leaves_few(bitmask, vocab_size):
         return None
     words = bitmask.nonzero()[0]
     bits = np.unpackbits(_octets(bitmask[words]), bitorder="little").view(np.bool_).nonzero()[0]

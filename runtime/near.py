@@ -6,14 +6,12 @@ The others are not looked at: they have at most what they had if each were the l
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .core import Logits
 from .leading import GROUP, Groups, Ids, leading
-from .rows import compiled_rows
+from .rows import Near, compiled_rows
 from .sampling import SamplingParams
 from .sums import dot, total
 
@@ -22,26 +20,13 @@ SAMPLED = 61  # of so many logits one is looked at to see whether a row is flat
 ROUNDING = 1e-6  # of sums, relative
 
 
-class Near(NamedTuple):
-    """Tokens within FAR of the likeliest, ascending, what they weigh, of which the likeliest has 1, and sums of it."""
-
-    least: np.float32  # of their logits
-    places: Ids
-    weights: Logits
-    ends: NDArray[np.float64]  # sums of weights up to each
-    rest: float  # the most that all others weigh
-
-    @property
-    def mass(self) -> float:
-        return float(self.ends[-1])
-
-
 def near_tokens(groups: Groups, temperature: float) -> Near | None:
-    """None if they are so many that looking at the whole row takes as long."""
+    """Those within FAR of the likeliest; None if they are so many that looking at the whole row takes as long."""
+    if groups.known is not None:
+        return groups.known.near
     least, most = below(groups.highest, FAR * temperature), len(groups.row) // 8
     if (rows := compiled_rows()) is not None:
-        found = rows.near(groups.row, groups.maxima, GROUP, float(groups.highest), float(least), temperature, most)
-        return None if found is None else Near(least, *found)
+        return rows.near(groups.row, groups.maxima, GROUP, float(groups.highest), float(least), temperature, most)
     if _are_many(groups, least):
         return None
     places = groups.at_least(least)
@@ -49,7 +34,8 @@ def near_tokens(groups: Groups, temperature: float) -> Near | None:
         return None
     scaled = temper(groups.row[places], groups.highest, temperature)
     weights = np.exp(scaled, out=scaled)
-    return Near(least, places, weights, np.cumsum(weights, dtype=np.float64), groups.weight_below(least, temperature))
+    ends = np.cumsum(weights, dtype=np.float64)
+    return Near(float(least), places, weights, ends, groups.weight_below(least, temperature))
 
 
 def _are_many(groups: Groups, least: np.float32) -> bool:

@@ -46,20 +46,20 @@ def dry(
     A token that followed an earlier occurrence of the end of the context has as m the length of that occurrence, the
     longest of several; breakers end it, and are never punished (text-generation-webui, pull request 5677).
     """
-    losses = _losses(multiplier, base, MAX_MATCH - allowed_length + 1)
+    costs = losses(multiplier, base, allowed_length)
     if (rows := compiled_rows()) is not None:
-        return rows.dry(row, context, np.fromiter(breakers, np.int64, len(breakers)), allowed_length, losses)
+        return rows.dry(row, context, np.fromiter(breakers, np.int64, len(breakers)), allowed_length, costs)
     token_ids, lengths = repetitions(context, breakers, allowed_length)
     if len(token_ids):
-        np.minimum.at(row, token_ids, row[token_ids] - losses[lengths - allowed_length])  # the longest costs most
+        np.minimum.at(row, token_ids, row[token_ids] - costs[lengths - allowed_length])  # the longest costs most
     return None
 
 
 @lru_cache
-def _losses(multiplier: float, base: float, count: int) -> Losses:
-    """Of what is as long as allowed, one token longer, ..."""
-    losses: Losses = np.minimum(multiplier * base ** np.arange(count), MOST).astype(np.float32)
-    return losses
+def losses(multiplier: float, base: float, allowed_length: int) -> Losses:
+    """What DRY subtracts for repetitions as long as allowed, one token longer, ... up to MAX_MATCH."""
+    costs: Losses = np.minimum(multiplier * base ** np.arange(MAX_MATCH - allowed_length + 1), MOST).astype(np.float32)
+    return costs
 
 
 def repetitions(context: Ids, breakers: AbstractSet[int], at_least: int) -> tuple[Ids, Ids]:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .core import Logits
-from .exponentials import weigh
-from .filters import MOST_TRIES, TINY, draw_unfiltered, place_at
+from .filters import MOST_TRIES, TINY, draw_unfiltered, place_at, weighed
 from .leading import Groups, Workspace
 from .near import is_clearly_in_nucleus, is_clearly_typical, near_tokens
 from .rows import compiled_rows
@@ -132,6 +131,5 @@ def by_typicality(groups: Groups, params: SamplingParams, space: Workspace) -> O
 
 def _weighed(groups: Groups, temperature: float, space: Workspace) -> tuple[Logits, NDArray[np.float64]]:
     """Weights, and the sums up to the end of each block of them."""
-    weights = space.weights[: len(groups.row)]
-    sums = weigh(groups.row, groups.highest, temperature, weights)
+    weights, sums = weighed(groups, temperature, space)
     return weights, np.cumsum(sums, dtype=np.float64)

@@ -24,13 +24,18 @@ VECTORS = {"amx": "avx512", "avx512": "avx512", "avxvnni": "avx2", "avx2": "avx2
 _FLOAT32 = np.dtype(np.float32)
 
 
-class NearMass(NamedTuple):
-    """Places, ascending, what they weigh, sums of it up to each, and the most that all others weigh."""
+class Near(NamedTuple):
+    """Likely tokens of a row, ascending, what they weigh, of which the likeliest has 1, and sums of it."""
 
+    least: float  # of their logits
     places: Ids
     weights: Floats
-    ends: Masses
-    rest: float
+    ends: Masses  # sums of weights up to each
+    rest: float  # the most that all others weigh
+
+    @property
+    def mass(self) -> float:
+        return float(self.ends[-1])
 
 
 class Rows:
@@ -40,8 +45,10 @@ class Rows:
         """`vectors`: avx2 or avx512. Raises OSError or AttributeError for a file that is no library of ours."""
         library = ctypes.PyDLL(str(file))
         row, ids, size, number = c_void_p, c_void_p, c_int64, c_float
+        self._together = _declared(library, f"{vectors}_together", None, c_void_p, size, size, size)
         self._overview = _declared(library, f"{vectors}_overview", c_double, row, size, row, row)
-        self._top = _declared(library, f"{vectors}_top", size, row, size, row, number, size, ids)
+        self._top = _declared(library, f"{vectors}_top", size, row, size, row, size, ids)
+        self._rank = _declared(library, f"{vectors}_rank", size, row, size, row, number)
         self._weights = _declared(library, f"{vectors}_weights", None, row, size, number, number, row, row)
         kept = row, row, size, c_void_p, size, c_double
         self._is_kept_of_largest = _declared(library, f"{vectors}_is_kept_of_largest", c_bool, *kept)
@@ -55,20 +62,27 @@ class Rows:
         self._count = _declared(library, "count", c_bool, row, size, ids, size, number, number)
         self._dry = _declared(library, "dry", c_bool, row, size, ids, size, ids, size, size, row, size)
 
-    def overview(self, row: Floats, copy: Floats | None = None) -> tuple[float, Floats]:
-        """The logarithm of the sum of exponentials, and the largest of each block. `copy`: to copy the row to."""
+    def together(self, jobs: ctypes.Array[Any], num_tokens: int, num_threads: int) -> None:
+        """Does what jobs say, as of `together.py`, each about a row of so many tokens."""
+        self._together(jobs, len(jobs), num_tokens, num_threads)
+
+    def overview(self, row: Floats) -> tuple[float, Floats]:
+        """The logarithm of the sum of exponentials, and the largest of each block."""
         highest = np.empty(-(-len(row) // BLOCK), np.float32)
-        normalizer = self._overview(_at_row(row), len(row), None if copy is None else _at_row(copy), _at(highest))
+        normalizer = self._overview(_at_row(row), len(row), None, _at(highest))
         return normalizer, highest
 
-    def top(self, row: Floats, highest: Floats, own: float, num_top: int) -> tuple[list[int], int]:
-        """`num_top` places of the largest, descending, of equals the lower first; how many are not less than `own`.
-
-        `highest`: of each block.
-        """
+    def top(self, row: Floats, highest: Floats, num_top: int) -> list[int]:
+        """`num_top` places of the largest, descending, of equals the lower first. `highest`: of each block."""
         top = np.empty(min(num_top, len(row)), np.int64)
-        rank: int = self._top(_at_row(row), len(row), _at(highest), own, len(top), _at(top))
-        return top.tolist(), rank
+        num_found = self._top(_at_row(row), len(row), _at(highest), len(top), _at(top))
+        places: list[int] = top[:num_found].tolist()
+        return places
+
+    def rank(self, row: Floats, highest: Floats, own: float) -> int:
+        """How many are not less than `own`. `highest`: of each block."""
+        rank: int = self._rank(_at_row(row), len(row), _at(highest), own)
+        return rank
 
     def weigh(self, row: Floats, highest: float, temperature: float, weights: Floats) -> Floats:
         """exp((x - highest) / temperature) of each, to `weights`; returns their sums by blocks."""
@@ -109,12 +123,12 @@ class Rows:
 
     def near(
         self, row: Floats, maxima: Floats, group: int, highest: float, least: float, temperature: float, most: int
-    ) -> NearMass | None:
+    ) -> Near | None:
         """Of what is not less than `least`; None if that is more than `most`. `maxima`: as of `leading.Groups`."""
         places, weights, ends, rest = np.empty(most, np.int64), np.empty(most, np.float32), np.empty(most), c_double()
         sizes = len(row), group, _at(maxima), highest, least, temperature, most
         count = self._near(_at_row(row), *sizes, _at(places), _at(weights), _at(ends), rest)
-        return None if count < 0 else NearMass(places[:count], weights[:count], ends[:count], rest.value)
+        return None if count < 0 else Near(least, places[:count], weights[:count], ends[:count], rest.value)
 
     def repeat(self, row: Floats, seen: Ids, penalty: float) -> None:
         """As `penalties.repeat`. Raises IndexError."""
@@ -148,6 +162,15 @@ def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) ->
 
 def _no_place(row: Floats, places: Ids) -> IndexError:
     return IndexError(f"places from {places.min()} to {places.max()} in a row of {len(row)}")
+
+
+def address(array: Any) -> int:
+    """Of a contiguous array."""
+    try:
+        return ctypes.addressof(ctypes.c_byte.from_buffer(array))
+    except (ValueError, TypeError):  # it is empty, or not to be written to
+        data: int = array.ctypes.data
+        return data
 
 
 def _at(array: Any) -> Any:  # mypy does not know that arrays are buffers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import count
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,33 +14,14 @@ from .core import Logits
 from .errors import RequestError
 from .filters import Distribution, distribution, draw_unfiltered
 from .leading import Groups, Ids, Workspace
-from .logprobs import TokenLogprobs, overview, token_logprobs
+from .logprobs import TokenLogprobs, token_logprobs
 from .near import near_tokens
 from .rejection import draw_kept
-from .sampling import SamplingParams
+from .together import Context, Looked, Together
 
 FAILED = -1  # in place of a token id: the logits of the row were no numbers
 EXHAUSTED = -2  # what the request asks for leaves no token
-FEW = 32  # of so many tokens a grammar leaves one: taking these out of a row costs no more than looking at all
 STEP = 0x9E3779B97F4A7C15  # of SplitMix64
-
-
-class Context(Protocol):
-    """What the choice of a row's token depends on beside its logits; a Request is one."""
-
-    @property
-    def params(self) -> SamplingParams: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def num_prompt(self) -> int: ...
-    @property
-    def history(self) -> Ids:
-        """Prompt and output so far."""
-
-    @property
-    def mask(self) -> masks.Bitmask | None:
-        """Of a grammar: which tokens it takes next."""
 
 
 class Sampled(NamedTuple):
@@ -64,14 +45,17 @@ class Sampler:
     difference.
     """
 
-    def __init__(self, eos_token_ids: frozenset[int] = frozenset()) -> None:
+    def __init__(self, eos_token_ids: frozenset[int] = frozenset(), num_threads: int = 1) -> None:
+        """`num_threads`: that look at rows before tokens are drawn on the caller's."""
         self._eos_token_ids = eos_token_ids
+        self._together = Together(num_threads)
         self._space = Workspace(0)  # of no meaning between two rows
 
     def sample(self, logits: Logits, contexts: Sequence[Context]) -> Sampled:
         """Of rows (R, vocab), which it leaves as they are."""
+        looked = self._together.look_at(logits, contexts)
         with np.errstate(over="ignore"):
-            pairs = [self._sample(row, context) for row, context in zip(logits, contexts, strict=True)]
+            pairs = [self._sample(*of_row) for of_row in zip(logits, contexts, looked, strict=True)]
         return Sampled([token_id for token_id, _ in pairs], [logprobs for _, logprobs in pairs])
 
     def distribution(self, logits: Logits, context: Context) -> Distribution | int:
@@ -94,47 +78,30 @@ class Sampler:
             self._space = Workspace(len(row))
         return self._space
 
-    def _sample(self, row: Logits, context: Context) -> tuple[int, TokenLogprobs | None]:
-        num_top, space = context.params.logprobs, self._space_for(row)
-        if num_top is None:
-            return self._choose(row, context), None
-        is_copied = context.mask is None and context.params.edits_logits
-        seen = overview(row, space, space.edited if is_copied else None)
-        token_id = self._choose(row, context, is_copied)
-        return token_id, token_logprobs(row, token_id, num_top, space, seen) if token_id >= 0 else None
+    def _sample(self, row: Logits, context: Context, looked: Looked | None) -> tuple[int, TokenLogprobs | None]:
+        looked, space = self._look_at(row, context) if looked is None else looked, self._space_for(row)
+        if not np.isfinite(looked.highest):
+            return _failure_of(looked.highest, row), None
+        token_id, num_top = _choose(looked, context, space), context.params.logprobs
+        told = None if num_top is None else token_logprobs(row, token_id, num_top, space, looked.seen)
+        return token_id, told
 
-    def _choose(self, logits: Logits, context: Context, is_copied: bool = False) -> int:
-        params = context.params
-        row, token_ids = self._edited(logits, context, is_copied)
-        if params.is_greedy:
-            place = int(row.argmax())  # of a row with NaN the place of the first
-            if not np.isfinite(row[place]):
-                return _failure_of(row[place], logits)
-        else:
+    def _look_at(self, logits: Logits, context: Context) -> Looked:
+        row, token_ids = self._edited(logits, context)
+        if not context.params.is_greedy:
             groups = Groups(row)
-            if not np.isfinite(groups.highest):
-                return _failure_of(groups.highest, logits)
-            uniforms = map(partial(uniform, context.seed, len(context.history) - context.num_prompt), count())
-            if not params.has_filters:
-                near = near_tokens(groups, params.temperature)
-                place = draw_unfiltered(groups, params.temperature, near, uniforms, self._space)
-            elif (kept := draw_kept(groups, params, uniforms, self._space)) is not None:
-                place = kept
-            else:
-                return distribution(groups, params, token_ids, self._space).draw(next(uniforms))
-        return place if token_ids is None else int(token_ids[place])
+            return Looked(row, groups.highest, token_ids, groups)
+        best = int(row.argmax())  # of a row with NaN the place of the first
+        return Looked(row, row[best], token_ids, best=best)
 
-    def _edited(self, row: Logits, context: Context, is_copied: bool = False) -> tuple[Logits, Ids | None]:
-        """Logits after masks, penalties and biases: all of them, or those of the tokens that come with them.
-
-        `is_copied`: whether `edited` has them as they are.
-        """
+    def _edited(self, row: Logits, context: Context) -> tuple[Logits, Ids | None]:
+        """Logits after masks, penalties and biases: all of them, or those of the tokens that come with them."""
         space = self._space_for(row)
         if _is_plain(context):
             return row, None
         logits, token_ids = space.edited, None
         if context.mask is not None:
-            token_ids = masks.few_allowed(context.mask, len(row), len(row) // FEW)
+            token_ids = masks.few_allowed(context.mask, len(row))
         if token_ids is not None and not context.params.edits_logits and len(token_ids):
             return row[token_ids], token_ids
         if token_ids is not None:
@@ -142,12 +109,28 @@ class Sampler:
             logits[token_ids] = row[token_ids]
         elif context.mask is not None:
             masks.apply_bitmask(row, context.mask, logits, space.products)
-        elif not is_copied:
+        else:
             np.copyto(logits, row)
         if _mask(logits, context, self._eos_token_ids):
             token_ids = _few_allowed(logits)
         _penalize(logits, context)
         return (logits, None) if token_ids is None or not len(token_ids) else (logits[token_ids], token_ids)
+
+
+def _choose(looked: Looked, context: Context, space: Workspace) -> int:
+    params, groups, token_ids = context.params, looked.groups, looked.token_ids
+    if groups is None:
+        place = looked.best
+    else:
+        uniforms = map(partial(uniform, context.seed, len(context.history) - context.num_prompt), count())
+        if not params.has_filters:
+            near = near_tokens(groups, params.temperature)
+            place = draw_unfiltered(groups, params.temperature, near, uniforms, space)
+        elif (kept := draw_kept(groups, params, uniforms, space)) is not None:
+            place = kept
+        else:
+            return distribution(groups, params, token_ids, space).draw(next(uniforms))
+    return place if token_ids is None else int(token_ids[place])
 
 
 def failure(code: int) -> RequestError | None:
@@ -164,7 +147,7 @@ def failure(code: int) -> RequestError | None:
     return None
 
 
-def _failure_of(highest: np.float32, logits: Logits) -> int:
+def _failure_of(highest: float | np.float32, logits: Logits) -> int:
     """Why the largest of a row's logits is no number; `logits`: before masks."""
     return EXHAUSTED if highest == -np.inf and np.isfinite(logits.max()) else FAILED
 
@@ -214,7 +197,8 @@ def _penalize(row: Logits, context: Context) -> None:
     """DRY, penalties and biases, in place."""
     params, history = context.params, context.history
     if params.dry_multiplier:
-        breakers = _breaker_ids(params)
+        assert len(params.breaker_ids) == len(set(params.dry_sequence_breakers)), "texts are made token ids before"
+        breakers = frozenset(params.breaker_ids.tolist())
         how = params.dry_multiplier, params.dry_base, params.dry_allowed_length
         penalties.dry(row, history[-params.dry_range :], breakers, *how)  # -0: all of it
     if params.repetition_penalty != 1:
@@ -224,9 +208,3 @@ def _penalize(row: Logits, context: Context) -> None:
         penalties.count(row, output, params.frequency_penalty, params.presence_penalty)
     if len(params.bias_ids):
         row[params.bias_ids] += params.biases
-
-
-def _breaker_ids(params: SamplingParams) -> frozenset[int]:
-    token_ids = frozenset(breaker for breaker in params.dry_sequence_breakers if isinstance(breaker, int))
-    assert len(token_ids) == len(set(params.dry_sequence_breakers)), "breakers are made token ids before they are used"
-    return token_ids

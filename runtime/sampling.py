@@ -65,6 +65,7 @@ class SamplingParams:
     # The same as arrays.
     bias_ids: Ids = field(init=False, repr=False, compare=False)
     biases: NDArray[np.float32] = field(init=False, repr=False, compare=False)
+    breaker_ids: Ids = field(init=False, repr=False, compare=False)  # of DRY, once all of them are token ids
     allowed_ids: Ids | None = field(init=False, repr=False, compare=False)
     banned_ids: Ids = field(init=False, repr=False, compare=False)  # bad words of one token
 
@@ -152,6 +153,8 @@ class SamplingParams:
         banned = [word[0] for word in self.bad_words if len(word) == 1]
         object.__setattr__(self, "bias_ids", np.fromiter(biases.keys(), np.int64, len(biases)))
         object.__setattr__(self, "biases", np.fromiter(biases.values(), np.float32, len(biases)))
+        breakers = {breaker for breaker in self.dry_sequence_breakers if isinstance(breaker, int)}
+        object.__setattr__(self, "breaker_ids", np.fromiter(breakers, np.int64, len(breakers)))
         object.__setattr__(self, "allowed_ids", allowed)
         object.__setattr__(self, "banned_ids", np.array(banned, np.int64))
 

@@ -72,19 +72,6 @@ INLINE double look_at(const float* x, int64_t count, float shift, float* copy, f
   return sum;
 }
 
-// How many are not less than `own`. `highest`: of each block.
-INLINE int64_t num_ahead(const float* x, int64_t count, const float* highest, float own) {
-  int64_t ahead = 0;
-  for (int64_t from = 0; from < count; from += kBlock) {
-    if (highest[from / kBlock] < own) continue;
-    Ints counts{};
-    const int64_t end = std::min(count, from + kBlock);
-    each_vector(x, from, end, kNoNumber, [&](Floats& each, int64_t, int64_t) INLINED { counts -= each >= own; });
-    ahead += reduced(counts, add);
-  }
-  return ahead;
-}
-
 // Places, and none is less than the least of the largest of the blocks that have the largest ones.
 INLINE std::vector<int64_t> largest(const float* x, int64_t count, const float* highest, int64_t num_top) {
   std::vector<int64_t> places;
@@ -202,11 +189,24 @@ EXPORTED double PASS(overview)(const float* x, int64_t count, float* copy, float
   return most + std::log(look_at<false>(x, count, most, nullptr, highest));
 }
 
-EXPORTED int64_t PASS(top)(const float* x, int64_t count, const float* highest, float own, int64_t num_top,
-                           int64_t* top) {
+// Returns how many it finds: fewer only where there is no number.
+EXPORTED int64_t PASS(top)(const float* x, int64_t count, const float* highest, int64_t num_top, int64_t* top) {
   const std::vector<int64_t> places = largest(x, count, highest, num_top);
   std::copy(places.begin(), places.end(), top);
-  return num_ahead(x, count, highest, own);
+  return places.size();
+}
+
+// How many are not less than `own`. `highest`: of each block.
+EXPORTED int64_t PASS(rank)(const float* x, int64_t count, const float* highest, float own) {
+  int64_t ahead = 0;
+  for (int64_t from = 0; from < count; from += kBlock) {
+    if (highest[from / kBlock] < own) continue;
+    Ints counts{};
+    const int64_t end = std::min(count, from + kBlock);
+    each_vector(x, from, end, kNoNumber, [&](Floats& each, int64_t, int64_t) INLINED { counts -= each >= own; });
+    ahead += reduced(counts, add);
+  }
+  return ahead;
 }
 
 EXPORTED void PASS(weights)(const float* x, int64_t count, float highest, float temperature, float* weights,
@@ -284,4 +284,74 @@ EXPORTED int64_t PASS(near)(const float* x, int64_t count, int64_t group, const 
   *rest = double(group) * weigh(bounds.data(), num_groups, highest, temperature, nullptr, nullptr) +
           weigh(bounds.data() + num_groups, num_maxima - num_groups, highest, temperature, nullptr, nullptr);
   return found;
+}
+
+INLINE bool edit(const Job& job, int64_t count) {
+  const int64_t* const output = job.history + job.output_start;
+  const int64_t num_output = job.num_history - job.output_start;
+  if (job.num_losses && !mistralrs_dry(job.edited, count, job.history + job.dry_start, job.num_history - job.dry_start,
+                                       job.breakers, job.num_breakers, job.dry_at_least, job.losses, job.num_losses))
+    return false;
+  if (job.repetition != 1 && !mistralrs_repeat(job.edited, count, job.history + job.repeat_start,
+                                               job.num_history - job.repeat_start, job.repetition))
+    return false;
+  if ((job.frequency != 0 || job.presence != 0) &&
+      !mistralrs_count(job.edited, count, output, num_output, job.frequency, job.presence))
+    return false;
+  if (!are_places(job.bias_ids, job.num_biases, count)) return false;
+  for (int64_t i = 0; i < job.num_biases; i++) job.edited[job.bias_ids[i]] += job.biases[i];
+  return true;
+}
+
+// The first of the largest; of what is no number if there is any.
+INLINE int64_t best_of(const float* x, int64_t count, float highest) {
+  for (int64_t from = 0; from < count; from += kBlock) {
+    Ints hits{};
+    const int64_t end = std::min(count, from + kBlock);
+    each_vector(x, from, end, -kInfinity, [&](Floats& each, int64_t, int64_t) INLINED { hits |= !(each < highest); });
+    if (reduced(hits, add))
+      for (int64_t i = from; i < end; i++)
+        if (!(x[i] < highest)) return i;
+  }
+  return 0;
+}
+
+void work(Job& job, int64_t count) {
+  constexpr int64_t kGroup = 64;                 // of `leading.Groups`
+  constexpr double kFar = 14, kRounding = 1e-5;  // of `near.near_tokens`
+  float* const copy = job.bitmask ? nullptr : job.edited;
+  if (job.block_highest)
+    job.normalizer = PASS(overview)(job.logits, count, copy, job.block_highest);
+  else if (copy)
+    std::copy_n(job.logits, count, copy);
+  if (job.num_top) job.num_top = PASS(top)(job.logits, count, job.block_highest, job.num_top, job.top);
+  for (int64_t i = 0; i < job.num_top; i++) job.top_logits[i] = job.logits[job.top[i]];
+  if (job.bitmask) PASS(mask)(job.logits, count, job.bitmask, job.edited);
+  job.has_failed = job.edited && !edit(job, count);
+  const float* const row = job.edited ? job.edited : job.logits;
+  job.highest = PASS(maxima)(row, count, kGroup, job.maxima);
+  if (job.temperature == 0) job.best = best_of(row, count, job.highest);
+  if (!job.most || !std::isfinite(job.highest)) return;
+  const double highest = job.highest;
+  job.least = highest - kFar * job.temperature - kRounding * std::abs(highest);
+  job.num_near = PASS(near)(row, count, kGroup, job.maxima, job.highest, job.least, job.temperature, job.most,
+                            job.places, job.weights, job.ends, &job.rest);
+  if (job.num_near < 0 && job.all_weights)
+    PASS(weights)(row, count, job.highest, job.temperature, job.all_weights, job.weight_sums);
+}
+
+EXPORTED void PASS(together)(Job* jobs, int64_t num_jobs, int64_t count, int64_t num_threads) {
+  constexpr int64_t kEnough = 1 << 17;  // numbers, for a thread to be worth its start
+  num_threads = std::min({num_threads, num_jobs, num_jobs * count / kEnough});
+  std::atomic<int64_t> next{0};
+  const auto work_on = [&] {
+    for (int64_t i = next++; i < num_jobs; i = next++) work(jobs[i], count);
+  };
+  std::vector<std::thread> helpers;
+  try {
+    while (int64_t(helpers.size()) + 1 < num_threads) helpers.emplace_back(work_on);
+  } catch (const std::system_error&) {  // there are no more threads: those that are there do all
+  }
+  work_on();
+  for (std::thread& helper : helpers) helper.join();
 }

@@ -2,12 +2,15 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <limits>
 #include <memory>
+#include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -33,6 +36,34 @@ struct LanesOfBits {
       for (int lane = 0, at = 0; lane < 8; lane++)
         if (bits >> lane & 1) lanes[bits][at++] = lane;
   }
+};
+
+// A row of logits and what is asked for, in the order of `../sampler.py`; what is null or 0 is left out.
+// `../together.py` says what each is.
+struct Job {
+  const float* logits;
+  float* edited;
+  const uint32_t* bitmask;
+  float *block_highest, *maxima;
+  int64_t num_top, *top;
+  float* top_logits;
+  // Penalties.
+  const int64_t *history, *breakers, *bias_ids;
+  const float *losses, *biases;
+  int64_t num_history, output_start, repeat_start, dry_start, num_breakers, dry_at_least, num_losses, num_biases;
+  float repetition, frequency, presence;
+  // What is near.
+  float temperature;
+  int64_t most;
+  int64_t* places;
+  float* weights;
+  double* ends;
+  float *all_weights, *weight_sums;
+  // What is found.
+  double normalizer, rest;
+  int64_t best, num_near;
+  float highest, least;
+  int32_t has_failed;
 };
 
 bool are_places(const int64_t* places, int64_t num_places, int64_t count) {

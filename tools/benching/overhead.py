@@ -18,10 +18,11 @@ import click
 
 from mistralrs_onnx.caching.cache import cached_package, demo_source
 from mistralrs_onnx.model import LoadOptions, make_runner
+from mistralrs_onnx.runners import chosen_kernels
 from mistralrs_onnx.runtime.engine import Engine, EngineOptions
 from mistralrs_onnx.runtime.package import Package, open_package
 from mistralrs_onnx.runtime.sampling import SamplingParams
-from mistralrs_onnx.runtime.sessions import make_session
+from mistralrs_onnx.runtime.sessions import make_session, num_processors
 from mistralrs_onnx.tools.cli.failures import reported
 from mistralrs_onnx.tools.tables import markdown
 
@@ -68,10 +69,14 @@ class TimedSession:
 
 @contextmanager
 def timed_engine(package: Package, options: LoadOptions) -> Iterator[tuple[Engine, TimedSession]]:
-    session = TimedSession(make_session(package.engine(options.kv_dtype), options.num_threads))
+    num_threads = options.num_threads or num_processors()
+    kernels = chosen_kernels(package, options)
+    session = TimedSession(make_session(package.engine(options.kv_dtype), num_threads, kernels=kernels))
     runner = make_runner(package, options, session)
     ends = frozenset(package.manifest.eos_token_ids)
-    engine = Engine(runner, package.tokenizer(), ends, package.manifest.context_length, options.engine)
+    engine = Engine(
+        runner, package.tokenizer(), ends, package.manifest.context_length, options.engine, num_threads=num_threads
+    )
     engine.start()
     try:
         yield engine, session
