@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .json_scanner import SPACE
-from .parser import Parser, Steps
+from .parser import KEY_BEGINNINGS, Parser, Steps
 
 LETTERS = string.ascii_letters + string.digits
 HARMONY_START = "<|channel|>commentary to=functions."
@@ -24,7 +24,7 @@ def beginning(text: str) -> str:
     return re.escape(text[0]) + pattern
 
 
-JSON_BEGINNING = r"""\[(?=\s*(?:\Z|\{))|\{(?=\s*(?:\Z|"(?:\Z|[apnit])))"""
+JSON_BEGINNING = rf"""\[(?=\s*(?:\Z|\{{))|\{{(?=\s*(?:\Z|"(?:\Z|[{KEY_BEGINNINGS}])))"""
 
 
 class Hermes(Parser):

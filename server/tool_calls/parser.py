@@ -22,6 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 NAME_LETTERS = re.compile(r"[A-Za-z0-9_.:/-]*")
 ARGUMENT_KEYS = ("arguments", "parameters")
 OTHER_KEYS = ("id", "type")  # that models write beside them, without meaning here
+KEY_BEGINNINGS = "apnit"
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -129,9 +130,12 @@ class Parser(ABC):
             self._at += 1
         return True
 
-    def _json(self, on_text: Callable[[str], None]) -> Steps[bool]:
-        """Goes behind a JSON value or to where it breaks; tells of its text as it comes."""
+    def _json(self, on_text: Callable[[str], None], begun: str = "") -> Steps[bool]:
+        """Goes behind a JSON value or to where it breaks; tells of its text as it comes. `begun`: what lies behind."""
         scanner = JsonScanner()
+        if begun:
+            scanner.scan(begun)
+            on_text(begun)
         while (yield from self._peek()):
             start, self._at = self._at, scanner.scan(self._text, self._at)
             on_text(self._text[start : self._at])
@@ -139,15 +143,18 @@ class Parser(ABC):
                 return scanner.done
         return False
 
-    def _whole_json(self) -> Steps[str | None]:
+    def _whole_json(self, begun: str = "") -> Steps[str | None]:
         parts: list[str] = []
-        is_whole = yield from self._json(parts.append)
+        is_whole = yield from self._json(parts.append, begun)
         return "".join(parts) if is_whole else None
 
-    def _string(self) -> Steps[str | None]:
-        if (yield from self._peek()) != '"':
+    def _string(self, beginnings: str = "") -> Steps[str | None]:
+        """Of those that begin with one of these letters, if there are any."""
+        if not (yield from self._literal('"')):
             return None
-        text = yield from self._whole_json()
+        if beginnings and (yield from self._peek()) not in beginnings:
+            return None
+        text = yield from self._whole_json('"')
         return None if text is None else str(json.loads(text))
 
     def _name(self) -> Steps[str | None]:
@@ -184,9 +191,11 @@ class Parser(ABC):
         call = _Call()
         if not (yield from self._literal("{")):
             return False
+        beginnings = KEY_BEGINNINGS  # of the first, as where a call is looked for: or pieces could go behind another
         while True:
             yield from self._skip(SPACE)
-            key = yield from self._string()
+            key = yield from self._string(beginnings)
+            beginnings = ""
             yield from self._skip(SPACE)
             if key is None or not (yield from self._literal(":")):
                 return False

@@ -137,6 +137,13 @@ def test_events_come_in_order_and_as_soon_as_they_can() -> None:
     assert parser.finish() == []
 
 
+def test_a_call_behind_what_looked_like_one_is_found_in_pieces() -> None:
+    text = '{"{"name": "f", "arguments": {"a": 1}}'
+    whole = joined(parse(PLAIN_JSON, [text]))
+    assert [type(event) for event in whole] == [Content, CallStart, Arguments, CallEnd]
+    assert joined(parse(PLAIN_JSON, list(text))) == whole
+
+
 SNIPPETS = [
     *("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", F, G, "[", "]", "{", "}"),
     *("<|channel|>commentary to=functions.", "<|message|>"),
