@@ -149,9 +149,12 @@ class Rows:
 
 @cache
 def compiled_rows() -> Rows | None:
-    """None where there are no kernels of ours: numpy does the same."""
+    """None where there are no kernels of ours, or older ones: numpy does the same."""
     file, kernels = library_file(), instruction_set()
-    return None if file is None or kernels is None else Rows(file, VECTORS[kernels])
+    try:
+        return None if file is None or kernels is None else Rows(file, VECTORS[kernels])
+    except (OSError, AttributeError):
+        return None
 
 
 def _declared(library: ctypes.PyDLL, name: str, result: Any, *arguments: Any) -> Any:

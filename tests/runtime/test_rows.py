@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mistralrs_onnx.runtime import rows as rows_module
 from mistralrs_onnx.runtime.leading import GROUP, Groups
 from mistralrs_onnx.runtime.native import instruction_set, library_file
-from mistralrs_onnx.runtime.rows import VECTORS, Rows
+from mistralrs_onnx.runtime.rows import VECTORS, Rows, compiled_rows
 from mistralrs_onnx.runtime.sums import BLOCK
 
 Row = NDArray[np.float32]
@@ -163,3 +167,10 @@ def test_nothing_outside_a_row_is_changed(rows: Rows, wrong: int) -> None:
         with pytest.raises(IndexError, match="in a row of 20"):
             change()
     assert not row.any()
+
+
+def test_a_library_without_these_passes_leaves_them_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Path(ctypes.util.find_library("c") or "libc.so.6")
+    monkeypatch.setattr(rows_module, "library_file", lambda: other)
+    monkeypatch.setattr(rows_module, "instruction_set", lambda: "avx2")
+    assert compiled_rows.__wrapped__() is None
